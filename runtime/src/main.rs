@@ -1,1 +1,5 @@
-fn main() {}
+//! `gantry-runtime`: argv to library to exit code.
+
+fn main() {
+    std::process::exit(2);
+}
