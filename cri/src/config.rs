@@ -1,0 +1,165 @@
+//! The configuration of the CRI server: one struct with defaults, checked once, before anything is touched.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Result};
+
+/// Everything that [`crate::run`] can be told. Several servers fit on one host when `socket`, `root`, `run`,
+/// `images_root` and `bridge` differ.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The unix socket that kubelet and crictl connect to; made with mode 0600, a stale one is replaced.
+    pub socket: PathBuf,
+    /// Records that outlive a reboot: `<root>/pods/<id>/…`, the network's addresses.
+    pub root: PathBuf,
+    /// What a reboot ends: `<run>/pods/<id>/…` with monitors, namespaces, bundles.
+    pub run: PathBuf,
+    /// The image store.
+    pub images_root: PathBuf,
+    /// The `gantry-runtime` binary; `None` looks beside this executable, then in `PATH`.
+    pub runtime_binary: Option<PathBuf>,
+    /// Parent of the cgroups of pods whose configuration names no `cgroup_parent`.
+    pub cgroup_root: String,
+    /// Addresses of pods: one IPv4 and/or one IPv6 range, comma separated.
+    pub pod_cidr: String,
+    /// Name of the built-in network's bridge, at most 15 bytes.
+    pub bridge: String,
+    /// Where CNI configuration is looked for.
+    pub cni_config_dir: PathBuf,
+    /// Where CNI plugins are.
+    pub cni_bin_dir: PathBuf,
+    /// Where exec, attach and port-forward connections are taken. Loopback only.
+    pub streaming_address: SocketAddr,
+    /// What a container gets that names no seccomp profile.
+    pub default_seccomp: DefaultSeccomp,
+    /// Aborts the process at the fault point of this name. Only for the tests of recovery.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+}
+
+/// The seccomp profile of containers that name none.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DefaultSeccomp {
+    /// The profile that comes with Gantry.
+    #[default]
+    RuntimeDefault,
+    /// No filter, as containerd does it.
+    Unconfined,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            socket: "/run/gantry/cri.sock".into(),
+            root: "/var/lib/gantry/cri".into(),
+            run: "/run/gantry".into(),
+            images_root: "/var/lib/gantry/images".into(),
+            runtime_binary: None,
+            cgroup_root: "/gantry".into(),
+            pod_cidr: "10.88.0.0/16".into(),
+            bridge: "gantry0".into(),
+            cni_config_dir: "/etc/cni/net.d".into(),
+            cni_bin_dir: "/opt/cni/bin".into(),
+            streaming_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            default_seccomp: DefaultSeccomp::default(),
+            fault: None,
+        }
+    }
+}
+
+impl Config {
+    /// Checks what serde cannot.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`], naming the field.
+    pub fn check(&self) -> Result<()> {
+        let invalid = |what: String| Err(Error::new(Kind::Invalid, what));
+        for (field, path) in self.paths() {
+            if !path.is_absolute() {
+                return invalid(format!(
+                    "{field}: {} is not an absolute path",
+                    path.display()
+                ));
+            }
+        }
+        if !self.streaming_address.ip().is_loopback() {
+            // Streaming trusts whoever holds a token; over an uplink it would need TLS of its own.
+            return invalid(format!(
+                "streaming_address: {} is not loopback",
+                self.streaming_address
+            ));
+        }
+        if !self.cgroup_root.starts_with('/')
+            || self.cgroup_root.split('/').any(|part| part == "..")
+        {
+            return invalid(format!(
+                "cgroup_root: {:?} must start with / and go only down",
+                self.cgroup_root
+            ));
+        }
+        if self.bridge.is_empty() || self.bridge.len() > 15 {
+            return invalid(format!(
+                "bridge: {:?} is not a name of 1 to 15 bytes",
+                self.bridge
+            ));
+        }
+        Ok(())
+    }
+
+    fn paths(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        [
+            ("socket", self.socket.as_path()),
+            ("root", &self.root),
+            ("run", &self.run),
+            ("images_root", &self.images_root),
+            ("cni_config_dir", &self.cni_config_dir),
+            ("cni_bin_dir", &self.cni_bin_dir),
+        ]
+        .into_iter()
+        .chain(
+            self.runtime_binary
+                .as_deref()
+                .map(|path| ("runtime_binary", path)),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_valid_and_survives_toml() {
+        Config::default().check().unwrap();
+        let text = toml::to_string(&Config::default()).unwrap();
+        let again: Config = toml::from_str(&text).unwrap();
+        assert_eq!(toml::to_string(&again).unwrap(), text);
+    }
+
+    #[test]
+    fn wrong_fields_are_named() {
+        let wrong = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.check().unwrap_err().to_string()
+        };
+        assert!(wrong(|c| c.socket = "cri.sock".into()).starts_with("socket: "));
+        assert!(
+            wrong(|c| c.streaming_address = ([0, 0, 0, 0], 1).into())
+                .starts_with("streaming_address: ")
+        );
+        assert!(wrong(|c| c.cgroup_root = "/a/../..".into()).starts_with("cgroup_root: "));
+        assert!(wrong(|c| c.bridge = "a-name-of-16-byte".into()).starts_with("bridge: "));
+        assert!(
+            toml::from_str::<Config>("sokcet = \"/x\"")
+                .unwrap_err()
+                .to_string()
+                .contains("sokcet")
+        );
+    }
+}
