@@ -13,5 +13,6 @@ mod api;
 pub mod client;
 pub mod error;
 pub mod kinds;
+pub mod store;
 
 pub use error::{Error, Kind, Result};
