@@ -1,1 +1,51 @@
-//! Placeholder.
+//! Gantry's image store: pulls or imports OCI and Docker images into a content-addressed directory, unpacks
+//! their layers and mounts one overlay root filesystem a container.
+//!
+//! ```no_run
+//! # async fn demo() -> gantry_images::Result<()> {
+//! use gantry_images::{Config, PullOptions, Store, quiet};
+//! let store = Store::open(Config::at("/var/lib/gantry/images"))?;
+//! let image = store.pull(&"127.0.0.1:5000/web:1".parse()?, &PullOptions::default(), quiet()).await?;
+//! let rootfs = store.rootfs(&image.id, "container-1").await?;
+//! println!("{} is at {}", image.id, rootfs.path.display());
+//! store.release_rootfs("container-1").await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # The store on disk (everything 0700 below the root)
+//!
+//! ```text
+//! index.json              which images there are: names, manifest, layers. Versioned, replaced atomically
+//! lock                    flock: writers of index.json, also from other processes
+//! blobs/sha256/HEX        manifests, configurations, layers as transferred; here only once verified and synced
+//! ingest/sha256-HEX       downloads under way; each flocked by its owner, resumed after a crash
+//! layers/KEY/diff         unpacked layers in overlayfs form; here only once verified and synced
+//! unpack/NAME             layers being unpacked; removed at the next open if their owner died
+//! rootfs/KEY/             record.json, upper, work, merged: one container's root filesystem
+//! ```
+//!
+//! # Invariants
+//!
+//! - Nothing has its final name before its digest was checked and its data reached the disk, so whatever can be
+//!   seen under `blobs/` and `layers/` is whole, whenever the power was cut.
+//! - `index.json` is the truth: an image exists when it is named there; all else is garbage or cache.
+//! - Names out of a layer are resolved only by [`unpack::tree`], inside the layer's directory and never through a
+//!   symbolic link (SECURITY_CASES 13).
+//! - Credentials are sent to the host that they were given for and are never printed (case 27).
+
+#![forbid(unsafe_code)]
+
+mod config;
+pub mod digest;
+mod error;
+mod options;
+mod reference;
+mod store;
+
+pub use config::{Config, Limits};
+pub use digest::Digest;
+pub use error::{Error, Kind, Result};
+pub use oci_spec::image::ImageConfiguration;
+pub use options::{Auth, Event, Platform, Progress, PullOptions, Secret, quiet};
+pub use reference::Reference;
+pub use store::{Image, Rootfs, Store, Usage};

@@ -1,0 +1,83 @@
+//! What the store is told once, when it opens: where it lives, which registries speak plain http, how much
+//! it believes of what strangers send.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that can be set. `Config::at(root)` has the defaults.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The store's directory; created with mode 0700. Blobs, layers and root filesystems share it, so it must be
+    /// on one filesystem that overlayfs accepts as an upper directory (ext4, xfs, btrfs, tmpfs).
+    pub root: PathBuf,
+    /// A directory in containerd's layout, `HOST[:PORT]/hosts.toml` and `_default/hosts.toml`; none by default.
+    pub hosts_dir: Option<PathBuf>,
+    /// Plain http for `localhost`, `127.0.0.0/8` and `[::1]` where hosts.toml says nothing.
+    pub plain_http_loopback: bool,
+    /// Further hosts (`name` or `name:port`) that speak plain http.
+    pub plain_http: Vec<String>,
+    /// Blobs fetched at the same time for one image.
+    pub parallel_downloads: usize,
+    /// Sizes that hostile content may not exceed.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: PathBuf::from("/var/lib/gantry/images"),
+            hosts_dir: None,
+            plain_http_loopback: true,
+            plain_http: Vec::new(),
+            parallel_downloads: 3,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The defaults with another directory.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), ..Self::default() }
+    }
+}
+
+/// Upper bounds; content beyond one is refused with [`Kind::TooLarge`](crate::Kind::TooLarge).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes of a manifest or index (the distribution specification asks for at least 4 MiB).
+    pub manifest_bytes: u64,
+    /// Bytes of an image configuration.
+    pub config_bytes: u64,
+    /// Bytes of one layer as transferred.
+    pub layer_bytes: u64,
+    /// Bytes of one layer after decompression.
+    pub unpacked_bytes: u64,
+    /// Decompressed to transferred bytes of one layer, once 64 MiB have been unpacked.
+    pub ratio: u64,
+    /// Files, directories and links in one layer.
+    pub entries: u64,
+    /// Layers of one image; overlayfs itself ends at 500 lower directories.
+    pub layers: usize,
+    /// Entries of an index.
+    pub index_entries: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const MIB: u64 = 1 << 20;
+        Self {
+            manifest_bytes: 4 * MIB,
+            config_bytes: 4 * MIB,
+            layer_bytes: 64 << 30,
+            unpacked_bytes: 256 << 30,
+            ratio: 1100,
+            entries: 10_000_000,
+            layers: 256,
+            index_entries: 1024,
+        }
+    }
+}
