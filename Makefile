@@ -1,2 +1,54 @@
-test:
-	cargo test --workspace
+# Gantry's commands. `make` alone lists them.
+SHELL := /bin/sh
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+MUSL := x86_64-unknown-linux-musl
+GANTRY := $(TARGET)/release/gantry
+RUNTIME := $(TARGET)/$(MUSL)/runtime/gantry-runtime
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+.PHONY: help setup setup-test setup-bench setup-vm build demo up down test check vm-test bench install
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install what the node and the demo need (Debian packages by name)
+	@scripts/setup.sh demo
+setup-test:
+	@scripts/setup.sh demo test
+setup-bench:
+	@scripts/setup.sh demo bench
+setup-vm:
+	@scripts/setup.sh demo vm
+
+build: ## build both binaries, optimised
+	$(CARGO) build -p gantry-runtime --profile runtime --target $(MUSL)
+	$(CARGO) build -p gantry --release
+
+demo: setup build ## walk one pod from kubectl apply to its end, and leave nothing behind
+	@scripts/demo.sh $(GANTRY) $(RUNTIME)
+
+up: setup build ## start a node that stays (make down stops it)
+	@scripts/node.sh up $(GANTRY) $(RUNTIME)
+
+down: ## stop the node of `make up`, and everything on it
+	@scripts/node.sh down $(GANTRY) $(RUNTIME)
+
+test: setup-test build ## run all tests
+	$(CARGO) test --workspace
+
+check: ## format, lints, the house rules and the tests that need no root: about a minute
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) test -q -p gantry-tests --test tidy
+
+vm-test: setup-vm ## run the runtime's tests in a virtual machine with pure cgroup v2
+	$(CARGO) run -q -p gantry-tests --bin vm-test
+
+bench: setup-bench build ## measure against the peers, interleaved, and print the table
+	$(CARGO) run -q --release -p gantry-tests --bin bench
+
+install: build ## install both binaries below PREFIX (/usr/local)
+	install -D -m 0755 $(GANTRY) $(DESTDIR)$(PREFIX)/bin/gantry
+	install -D -m 0755 $(RUNTIME) $(DESTDIR)$(PREFIX)/bin/gantry-runtime

@@ -1,0 +1,180 @@
+//! The machine: Debian's cloud kernel out of its package, and one boot of it under qemu.
+
+use gantry_tests::tools;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The package whose only content is a dependency on the newest cloud kernel.
+const META_PACKAGE: &str = "linux-image-cloud-amd64";
+
+/// No boot with all its tests takes longer; one that does is stopped and counts as failed.
+const LIMIT: Duration = Duration::from_secs(1800);
+
+/// An unpacked kernel package.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    /// The bootable image.
+    pub(crate) image: PathBuf,
+    /// `uname -r` of it.
+    pub(crate) release: String,
+    /// Where the package was unpacked.
+    pub(crate) tree: PathBuf,
+    /// The directory of its modules.
+    pub(crate) modules: PathBuf,
+}
+
+/// Unpacks the kernel below `work`, downloading its package once.
+///
+/// # Errors
+/// A sentence that names the package or file.
+pub(crate) fn kernel(work: &Path) -> Result<Kernel, String> {
+    let tree = work.join("kernel");
+    if !tree.join("boot").exists() {
+        let said = tools::output("apt-cache", &["depends", META_PACKAGE])?;
+        let package = said.lines().filter_map(|l| l.trim().strip_prefix("Depends: linux-image-")).next();
+        let package =
+            format!("linux-image-{}", package.ok_or(format!("apt knows no {META_PACKAGE}; run `apt-get update`"))?);
+        let fetch = format!("cd '{}' && rm -f linux-image-*.deb && apt-get download {package}", work.display());
+        tools::output("sh", &["-c", &fetch])?;
+        let deb = entries(work)?.into_iter().find(|p| p.extension().is_some_and(|e| e == "deb"));
+        let deb = deb.ok_or(format!("apt-get download {package} left no file"))?;
+        tools::output("dpkg-deb", &["-x", &deb.display().to_string(), &tree.display().to_string()])?;
+    }
+    let image = entries(&tree.join("boot"))?;
+    let image =
+        image.into_iter().find(|p| p.to_string_lossy().contains("/vmlinuz-")).ok_or("the package has no vmlinuz")?;
+    let name = image.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let release = name.trim_start_matches("vmlinuz-").to_owned();
+    let modules = tree.join("lib/modules").join(&release);
+    Ok(Kernel { image, release, modules, tree })
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, String> {
+    let list = fs::read_dir(dir).map_err(|e| format!("read {}: {e}", dir.display()))?;
+    Ok(list.flatten().map(|entry| entry.path()).collect())
+}
+
+/// What the machine reported.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    failed_programs: Option<u32>,
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+impl Outcome {
+    /// Whether the machine came to its end, no program failed, and at least one test ran.
+    #[must_use]
+    pub(crate) fn passed(&self) -> bool {
+        self.failed_programs == Some(0) && self.failed == 0 && self.passed > 0
+    }
+
+    /// One line for people.
+    #[must_use]
+    pub(crate) fn summary(&self) -> String {
+        let end = match self.failed_programs {
+            Some(0) => "all programs ended well",
+            Some(_) => "some programs failed",
+            None => "the machine did not come to its end",
+        };
+        format!("vm-test: {} passed, {} failed, {} skipped; {end}", self.passed, self.failed, self.skipped)
+    }
+
+    /// Reads one line of the machine's console.
+    fn note(&mut self, line: &str) {
+        if let Some(count) = line.strip_prefix("VM-RESULT: ") {
+            self.failed_programs = count.trim().parse().ok();
+        }
+        if line.starts_with("SKIPPED") {
+            self.skipped += 1;
+        }
+        if let Some(rest) = line.strip_prefix("test result: ") {
+            self.passed += number_before(rest, " passed");
+            self.failed += number_before(rest, " failed");
+        }
+    }
+}
+
+fn number_before(text: &str, word: &str) -> u32 {
+    let Some(at) = text.find(word) else { return 0 };
+    text[..at].rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// Boots once, shows the console, and returns what came of it.
+///
+/// # Errors
+/// qemu could not be started.
+pub(crate) fn boot(kernel: &Path, initramfs: &Path, work: &Path) -> Result<Outcome, String> {
+    let log = work.join("console.log");
+    let mut machine = Command::new("qemu-system-x86_64")
+        .args(["-accel", "kvm", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"])
+        .args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"])
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all random.trust_cpu=on"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| format!("start qemu-system-x86_64: {e}"))?;
+    let console = machine.stdout.take().ok_or("qemu's console was asked for")?;
+    let (send, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(console).split(b'\n').map_while(Result::ok) {
+            let _ = send.send(String::from_utf8_lossy(&line).trim_end().to_owned());
+        }
+    });
+    let end = Instant::now() + LIMIT;
+    let (mut outcome, mut all) = (Outcome::default(), String::new());
+    while let Ok(line) = lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+        println!("{line}");
+        outcome.note(&line);
+        all.push_str(&line);
+        all.push('\n');
+    }
+    let _ = machine.kill();
+    let _ = machine.wait();
+    fs::write(&log, all).map_err(|e| format!("write {}: {e}", log.display()))?;
+    Ok(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(console: &str) -> Outcome {
+        let mut outcome = Outcome::default();
+        console.lines().for_each(|line| outcome.note(line));
+        outcome
+    }
+
+    #[test]
+    fn a_complete_console_passes() {
+        let outcome = read(
+            "test result: ok. 12 passed; 0 failed; 0 ignored\ntest result: ok. 3 passed; 0 failed\nVM-RESULT: 0\n",
+        );
+        assert!(outcome.passed());
+        assert_eq!(outcome.summary(), "vm-test: 15 passed, 0 failed, 0 skipped; all programs ended well");
+    }
+
+    #[test]
+    fn a_machine_that_stops_early_fails() {
+        assert!(!read("test result: ok. 12 passed; 0 failed\n").passed());
+    }
+
+    #[test]
+    fn a_run_of_nothing_fails() {
+        assert!(!read("VM-RESULT: 0\n").passed());
+    }
+
+    #[test]
+    fn one_failure_fails() {
+        assert!(!read("test result: FAILED. 2 passed; 1 failed\nVM-RESULT: 1\n").passed());
+    }
+}
