@@ -4,6 +4,7 @@
 //! prepared, allocates nothing unless it says so, and returns [`Errno`]. What may run between clone and exec says so.
 //! Files of this directory reach the two checks as `super::errno::{check, check_fd}`.
 
+pub mod bpf;
 mod errno;
 mod solo;
 
