@@ -1,12 +1,19 @@
 //! System calls: the only place in the project where `unsafe` may stand.
 //!
 //! One file a subject. Each function is a thin, safe wrapper: it takes borrowed fds and C strings that the caller
-//! prepared, allocates nothing unless it says so, and returns [`Errno`]. What may run between clone and exec says so.
-//! Files of this directory reach the two checks as `super::errno::{check, check_fd}`.
+//! prepared, allocates nothing unless it says so, and returns [`Errno`]; so all of them may run between clone and
+//! exec. Files of this directory reach the two checks as `super::errno::{check, check_fd}`.
 
-pub mod bpf;
 mod errno;
 mod solo;
+
+pub mod bpf;
+pub mod clone;
+pub mod fs;
+pub mod mount;
+pub mod process;
+pub mod socket;
+pub mod tty;
 
 pub use errno::Errno;
 pub use solo::Solo;
