@@ -13,6 +13,7 @@ mod api;
 pub mod client;
 pub mod error;
 pub mod kinds;
+pub mod pki;
 pub mod store;
 
 pub use error::{Error, Kind, Result};
