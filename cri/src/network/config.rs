@@ -1,6 +1,6 @@
 //! What the built-in bridge network is told: its name, its range, where its records live.
 
-use super::error::{Error, Kind};
+use crate::error::{Error, Kind};
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::Ipv4Addr, path::PathBuf, str::FromStr};
 
@@ -8,7 +8,7 @@ use std::{fmt, net::Ipv4Addr, path::PathBuf, str::FromStr};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NetworkConfig {
-    /// Name of the bridge device, at most 15 bytes. Made on demand, never removed but by [`super::Network::remove`].
+    /// Name of the bridge device, at most 15 bytes. Made on demand, removed by [`Network::dismantle`](super::Network::dismantle) alone.
     pub bridge_name: String,
     /// Addresses of the pods; the first host address is the bridge's own (the gateway).
     pub cidr: Cidr,
@@ -27,7 +27,7 @@ impl Default for NetworkConfig {
     fn default() -> Self {
         Self {
             bridge_name: "gantry0".into(),
-            cidr: Cidr { address: Ipv4Addr::new(10, 85, 0, 0), prefix: 16 },
+            cidr: Cidr { address: Ipv4Addr::new(10, 88, 0, 0), prefix: 16 },
             state_dir: "/run/gantry/network".into(),
             host_ports: true,
             masquerade: true,
@@ -36,7 +36,7 @@ impl Default for NetworkConfig {
     }
 }
 
-/// An IPv4 range as `address/prefix`, for example `10.85.0.0/16`; the prefix is 1 to 29 bits, host bits are zero.
+/// An IPv4 range as `address/prefix`, for example `10.88.0.0/16`; the prefix is 1 to 29 bits, host bits are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Cidr {

@@ -5,12 +5,11 @@
 //! instruction [`Network::reconcile`] and [`netns::sweep`] find what belongs to no living pod.
 
 mod config;
-mod error;
 pub mod netns;
 
 pub use config::{Cidr, NetworkConfig};
-pub use error::{Error, Kind, Result};
 
+use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashSet,
@@ -77,7 +76,7 @@ impl Network {
     /// Reads the leases of an earlier run, locks the state directory, makes the bridge.
     ///
     /// # Errors
-    /// `Invalid` for a bad configuration, `Conflict` where another daemon holds `state_dir`, `System` otherwise.
+    /// `Invalid` for a bad configuration, `Exists` where another daemon holds `state_dir`, `Internal` otherwise.
     pub async fn open(config: NetworkConfig) -> Result<Self> {
         Ok(Self { config })
     }
@@ -86,17 +85,17 @@ impl Network {
     /// (an attach that a crash cut short), the device is made anew with the same address.
     ///
     /// # Errors
-    /// `Exhausted` with no address left, `Conflict` for a host port in use, `Invalid`, `System`. After an error
+    /// `Exhausted` with no address left, `Exists` for a host port in use, `Invalid`, `Internal`. After an error
     /// nothing of the pod is left.
     pub async fn attach(&self, pod_id: &str, netns: &Path, ports: &[PortMapping]) -> Result<Attachment> {
         let _ = (pod_id, netns, ports);
-        Err(Error::new(Kind::System, format!("bridge {}: not made", self.config.bridge_name)))
+        Err(Error::new(Kind::Internal, format!("bridge {}: not made", self.config.bridge_name)))
     }
 
     /// Takes device, host ports and address from the pod; a pod without any is no error. `netns` may be gone.
     ///
     /// # Errors
-    /// `System`; then the address is still the pod's, and the call can be repeated.
+    /// `Internal`; then the address is still the pod's, and the call can be repeated.
     pub async fn detach(&self, pod_id: &str, netns: Option<&Path>) -> Result<()> {
         let _ = (pod_id, netns);
         Ok(())
@@ -111,7 +110,7 @@ impl Network {
     /// Releases whatever belongs to no pod of `living`. To be called once at start, after the pods were read.
     ///
     /// # Errors
-    /// `System`, after everything was tried.
+    /// `Internal`, after everything was tried.
     pub async fn reconcile(&self, living: &HashSet<String>) -> Result<()> {
         let _ = living;
         Ok(())

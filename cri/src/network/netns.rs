@@ -1,6 +1,6 @@
 //! The pod's namespaces (network, IPC, UTS), made without a process and kept by bind mounts.
 
-use super::error::Result;
+use crate::error::Result;
 use std::{
     collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
@@ -35,7 +35,7 @@ pub struct NetnsPaths {
 /// Makes `base` a directory (0700) whose mounts propagate nowhere; every `dir` below belongs in such a base. Idempotent.
 ///
 /// # Errors
-/// `System` when it cannot be made or mounted.
+/// `Internal` when it cannot be made or mounted.
 pub async fn prepare(base: &Path) -> Result<()> {
     let _ = base;
     Ok(())
@@ -44,7 +44,7 @@ pub async fn prepare(base: &Path) -> Result<()> {
 /// Makes the namespaces that `spec` asks for and binds them to files below `dir` (made, 0700).
 ///
 /// # Errors
-/// `Invalid` for a sysctl that is not allowed or not namespaced, `System` otherwise; then nothing is left of `dir`.
+/// `Invalid` for a sysctl that is not allowed or not namespaced, `Internal` otherwise; then nothing is left of `dir`.
 pub async fn create(dir: &Path, spec: &NetnsSpec) -> Result<NetnsPaths> {
     let _ = (dir, spec);
     Ok(NetnsPaths::default())
@@ -53,7 +53,7 @@ pub async fn create(dir: &Path, spec: &NetnsSpec) -> Result<NetnsPaths> {
 /// Unmounts and deletes what [`create`] made, also when it was cut short. Idempotent.
 ///
 /// # Errors
-/// `System`, after everything was tried.
+/// `Internal`, after everything was tried.
 pub async fn remove(dir: &Path) -> Result<()> {
     let _ = dir;
     Ok(())
@@ -62,7 +62,7 @@ pub async fn remove(dir: &Path) -> Result<()> {
 /// Removes each directory of `base` whose name is not a living pod's.
 ///
 /// # Errors
-/// `System`, after everything was tried.
+/// `Internal`, after everything was tried.
 pub async fn sweep(base: &Path, living: &HashSet<String>) -> Result<()> {
     let _ = (base, living);
     Ok(())

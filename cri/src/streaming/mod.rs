@@ -10,18 +10,13 @@
 //!         <-- status on the error stream, close
 //! ```
 
-mod error;
 mod session;
 
-pub use error::{Error, Result};
 pub use session::{Session, Stdio, Streams, TerminalSize};
 
+use crate::error::{Error, Result};
 use futures_util::future::BoxFuture;
-use std::{
-    future::Future,
-    net::SocketAddr,
-    path::PathBuf,
-};
+use std::{future::Future, net::SocketAddr, path::PathBuf};
 use tokio_util::sync::CancellationToken;
 
 /// What is done for one client: takes the client's streams, gives the exit code (0 to 255).
@@ -69,7 +64,7 @@ impl Server {
     {
         let _: Work = Box::new(|session| Box::pin(work(session)));
         let _ = streams;
-        Err(Error::new("streaming server is not serving"))
+        Err(Error::internal("streaming server is not serving"))
     }
 
     /// URL for `kubectl attach`; as [`exec_url`](Self::exec_url). The result of `work` is 0 on a plain end.
@@ -90,6 +85,6 @@ impl Server {
     /// When too many URLs wait to be used.
     pub fn port_forward_url(&self, target: PortForward) -> Result<String> {
         let _ = target;
-        Err(Error::new("streaming server is not serving"))
+        Err(Error::internal("streaming server is not serving"))
     }
 }

@@ -1,6 +1,6 @@
 //! One client's streams as the work sees them, and the pump between them and a process' file descriptors.
 
-use super::error::{Error, Result};
+use crate::error::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use std::{future::Future, os::fd::OwnedFd};
 use tokio::{io::DuplexStream, sync::mpsc};
@@ -62,6 +62,6 @@ impl Session {
     /// That of `exit`, or a descriptor that cannot be polled.
     pub async fn pump(self, stdio: Stdio, exit: impl Future<Output = Result<i32>> + Send) -> Result<i32> {
         let _ = (self, stdio);
-        exit.await.map_err(|cause| Error::because("pump", cause))
+        exit.await.context(|| "pump")
     }
 }
