@@ -66,7 +66,8 @@ pub fn assemble(rules: &[Rule]) -> Vec<Instruction> {
     let mut program = vec![load(2, 0), op(AND, 2, 0xffff), load(3, 0), op(SHIFT_RIGHT, 3, 16), load(4, 4), load(5, 8)];
     for rule in rules.iter().rev() {
         block(rule, &mut program);
-        if rule.kind == Type::Any && rule.access == ALL {
+        let numbers = (rule.major, rule.minor);
+        if rule.kind == Type::Any && numbers == (None, None) && rule.access == ALL {
             // Nothing before it can matter.
             break;
         }

@@ -22,6 +22,10 @@ mod control;
 mod controller;
 pub mod device_program;
 pub mod devices;
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod host;
 mod layout;
 mod oom;
 pub mod resources;
