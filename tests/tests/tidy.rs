@@ -1,5 +1,7 @@
 //! The house rules that a compiler does not check, as tests: they read the sources as text and name file and line.
 
+#![allow(clippy::unwrap_used)]
+
 use gantry_tests::tools::repository;
 use std::collections::BTreeMap;
 use std::fs;
