@@ -73,7 +73,7 @@ show kubectl get pods -o wide
 
 step "4. The page, from the pod's own address"
 address=$(kubectl get pod web -o 'jsonpath={.status.podIP}')
-netns=$here/run/netns/node
+netns=$here/run/netns/node/net
 show nsenter "--net=$netns" busybox wget -q -O - "http://$address:8080/"
 
 step "5. Its limits, as the kernel has them"

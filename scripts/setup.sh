@@ -49,11 +49,14 @@ if [ $needs_kubectl = yes ]; then
   chmod 755 "$work"
   mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
   echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $site trixie main" > "$work/sources.list"
-  options="-o Dir::Etc::sourcelist=$work/sources.list -o Dir::Etc::sourceparts=/dev/null -o Dir::State::lists=$work/lists -o Dir::Cache=$work/cache"
+  options="-o APT::Sandbox::User=root -o Dir::Etc::sourcelist=$work/sources.list -o Dir::Etc::sourceparts=/dev/null -o Dir::State::lists=$work/lists -o Dir::Cache=$work/cache"
   # shellcheck disable=SC2086  # options, each a word
-  (cd "$work" && apt-get $options update -qq && apt-get $options download -qq kubectl) || fail "could not download kubectl from $site"
+  (cd "$work" && apt-get $options update -qq && apt-get $options download -qq kubectl/trixie) || fail "could not download kubectl from $site"
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$work"/kubectl_*.deb >/dev/null
 fi
+
+# The test machine's kernel is downloaded by its harness, never installed; that needs apt's package lists.
+case " $* " in *" vm "*) apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1 || apt-get update -qq ;; esac
 
 if have rustup; then
   rustup target list --installed | grep -q x86_64-unknown-linux-musl || { say "adding Rust's static target"; rustup target add x86_64-unknown-linux-musl; }
