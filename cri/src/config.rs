@@ -81,32 +81,18 @@ impl Config {
         let invalid = |what: String| Err(Error::new(Kind::Invalid, what));
         for (field, path) in self.paths() {
             if !path.is_absolute() {
-                return invalid(format!(
-                    "{field}: {} is not an absolute path",
-                    path.display()
-                ));
+                return invalid(format!("{field}: {} is not an absolute path", path.display()));
             }
         }
         if !self.streaming_address.ip().is_loopback() {
             // Streaming trusts whoever holds a token; over an uplink it would need TLS of its own.
-            return invalid(format!(
-                "streaming_address: {} is not loopback",
-                self.streaming_address
-            ));
+            return invalid(format!("streaming_address: {} is not loopback", self.streaming_address));
         }
-        if !self.cgroup_root.starts_with('/')
-            || self.cgroup_root.split('/').any(|part| part == "..")
-        {
-            return invalid(format!(
-                "cgroup_root: {:?} must start with / and go only down",
-                self.cgroup_root
-            ));
+        if !self.cgroup_root.starts_with('/') || self.cgroup_root.split('/').any(|part| part == "..") {
+            return invalid(format!("cgroup_root: {:?} must start with / and go only down", self.cgroup_root));
         }
         if self.bridge.is_empty() || self.bridge.len() > 15 {
-            return invalid(format!(
-                "bridge: {:?} is not a name of 1 to 15 bytes",
-                self.bridge
-            ));
+            return invalid(format!("bridge: {:?} is not a name of 1 to 15 bytes", self.bridge));
         }
         Ok(())
     }
@@ -121,11 +107,7 @@ impl Config {
             ("cni_bin_dir", &self.cni_bin_dir),
         ]
         .into_iter()
-        .chain(
-            self.runtime_binary
-                .as_deref()
-                .map(|path| ("runtime_binary", path)),
-        )
+        .chain(self.runtime_binary.as_deref().map(|path| ("runtime_binary", path)))
     }
 }
 
@@ -149,17 +131,9 @@ mod tests {
             config.check().unwrap_err().to_string()
         };
         assert!(wrong(|c| c.socket = "cri.sock".into()).starts_with("socket: "));
-        assert!(
-            wrong(|c| c.streaming_address = ([0, 0, 0, 0], 1).into())
-                .starts_with("streaming_address: ")
-        );
+        assert!(wrong(|c| c.streaming_address = ([0, 0, 0, 0], 1).into()).starts_with("streaming_address: "));
         assert!(wrong(|c| c.cgroup_root = "/a/../..".into()).starts_with("cgroup_root: "));
         assert!(wrong(|c| c.bridge = "a-name-of-16-byte".into()).starts_with("bridge: "));
-        assert!(
-            toml::from_str::<Config>("sokcet = \"/x\"")
-                .unwrap_err()
-                .to_string()
-                .contains("sokcet")
-        );
+        assert!(toml::from_str::<Config>("sokcet = \"/x\"").unwrap_err().to_string().contains("sokcet"));
     }
 }

@@ -60,10 +60,7 @@ impl Error {
     /// The same failure, seen from one level further out; the kind stays.
     #[must_use]
     pub fn within(self, what: impl fmt::Display) -> Self {
-        Self {
-            kind: self.kind,
-            what: format!("{what}: {}", self.what),
-        }
+        Self { kind: self.kind, what: format!("{what}: {}", self.what) }
     }
 
     /// What the caller may branch on.
@@ -135,10 +132,7 @@ mod tests {
     fn the_chain_reads_from_the_outside_in_and_keeps_the_kind() {
         let failed: Result<()> = Err(Error::not_found("container", "web"));
         let error = failed.context(|| "stop pod a").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "stop pod a: container \"web\": not found"
-        );
+        assert_eq!(error.to_string(), "stop pod a: container \"web\": not found");
         assert_eq!(Status::from(error).code(), Code::NotFound);
     }
 
@@ -146,9 +140,6 @@ mod tests {
     fn an_errno_is_named() {
         let failed: std::result::Result<(), _> = Err(nix::errno::Errno::EPERM);
         let error = failed.context(|| "mount proc").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "mount proc: Operation not permitted (EPERM)"
-        );
+        assert_eq!(error.to_string(), "mount proc: Operation not permitted (EPERM)");
     }
 }

@@ -33,17 +33,8 @@ mod tests {
             identity_token: "canary".into(),
             registry_token: "canary".into(),
         };
-        let said = format!(
-            "{:?}",
-            PullImageRequest {
-                auth: Some(auth),
-                ..Default::default()
-            }
-        );
-        assert!(
-            said.contains("ann") && said.contains("registry.local"),
-            "{said}"
-        );
+        let said = format!("{:?}", PullImageRequest { auth: Some(auth), ..Default::default() });
+        assert!(said.contains("ann") && said.contains("registry.local"), "{said}");
         assert!(!said.contains("canary"), "{said}");
     }
 }

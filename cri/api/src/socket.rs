@@ -20,9 +20,7 @@ pub const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 /// # Errors
 /// When the socket does not exist or nobody listens on it.
 pub async fn connect(path: impl AsRef<Path>) -> Result<Channel, tonic::transport::Error> {
-    endpoint()
-        .connect_with_connector(Socket::at(path.as_ref()))
-        .await
+    endpoint().connect_with_connector(Socket::at(path.as_ref())).await
 }
 
 /// Like [`connect`], but connects with the first call; calls fail with `UNAVAILABLE` while the server is away.
@@ -41,10 +39,7 @@ struct Socket(PathBuf);
 
 impl Socket {
     fn at(path: &Path) -> Self {
-        let path = path
-            .to_str()
-            .and_then(|text| text.strip_prefix("unix://"))
-            .map_or(path, Path::new);
+        let path = path.to_str().and_then(|text| text.strip_prefix("unix://")).map_or(path, Path::new);
         Self(path.to_owned())
     }
 }
@@ -70,14 +65,8 @@ mod tests {
 
     #[test]
     fn a_scheme_is_taken_off() {
-        assert_eq!(
-            Socket::at(Path::new("unix:///run/x.sock")).0,
-            Path::new("/run/x.sock")
-        );
-        assert_eq!(
-            Socket::at(Path::new("/run/x.sock")).0,
-            Path::new("/run/x.sock")
-        );
+        assert_eq!(Socket::at(Path::new("unix:///run/x.sock")).0, Path::new("/run/x.sock"));
+        assert_eq!(Socket::at(Path::new("/run/x.sock")).0, Path::new("/run/x.sock"));
     }
 
     #[tokio::test]
