@@ -1,5 +1,10 @@
 //! The Kubernetes API: from a request to the store and back.
 
+mod object;
+mod patch;
+mod pick;
+mod protobuf;
+mod selector;
 pub(crate) mod verbs;
 pub(crate) mod watch;
 

@@ -3,6 +3,11 @@
 //! What a kind does beyond its row is found by its name: defaults (`defaults/`), rules (`validate/`), what a write may
 //! change (`strategy`), columns (`columns/`), its schema (`schema`).
 
+pub mod form;
+pub mod lists;
+pub mod normal;
+pub mod quantity;
+pub mod schema;
 mod table;
 
 use std::collections::HashMap;
