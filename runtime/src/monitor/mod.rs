@@ -1,1 +1,30 @@
-//! Placeholder: written by its owner next.
+//! The monitor: one small process a pod that makes its containers, writes their logs and records their exits.
+//!
+//! It is the parent of every container, so an exit code is never lost or invented; it lives on when the daemon that
+//! started it is killed, and is found again by its socket. It takes the place of containerd's shim and, since
+//! namespaces are held by bind mounts, of the pause container.
+//!
+//! ```text
+//! DIR/monitor.sock                 requests (protocol.rs), 0600
+//! DIR/monitor.pid                  "<pid> <start time>\n", the latter as in /proc/<pid>/stat field 22
+//! DIR/containers/<id>/bundle/      config.json, written by the client
+//! DIR/containers/<id>/exit.json    how it ended, written and renamed before the child is reaped
+//! DIR/runtime/                     the runtime's state root (or --root)
+//! ```
+
+pub mod client;
+pub mod protocol;
+mod spawn;
+
+pub use client::{Client, Streams, exit_record};
+pub use spawn::{SealedBinary, spawn};
+
+use std::path::{Path, PathBuf};
+
+/// Name of the socket in a pod's directory.
+pub const SOCKET: &str = "monitor.sock";
+
+/// Where the exit of a container is recorded.
+pub fn exit_path(dir: &Path, id: &str) -> PathBuf {
+    dir.join("containers").join(id).join("exit.json")
+}

@@ -4,6 +4,7 @@
 //! prepared, allocates nothing unless it says so, and returns [`Errno`]; so all of them may run between clone and
 //! exec. Files of this directory reach the two checks as `super::errno::{check, check_fd}`.
 
+pub mod rights;
 mod errno;
 mod solo;
 
