@@ -2,8 +2,22 @@
 //! runtime, watches that they stay well, and says so. `run` is the daemon.
 #![forbid(unsafe_code)]
 
+#![allow(dead_code, reason = "parts land one after the other")]
+
+mod api;
+mod certs;
+mod cgroups;
+mod clock;
 mod config;
+mod cri;
 mod error;
+mod files;
+mod pod;
+mod pods;
+mod qos;
+mod quantity;
+#[cfg(test)]
+mod testing;
 
 pub use config::{Config, TaintConfig};
 pub use error::{Error, Kind, Result};
