@@ -3,19 +3,40 @@
 //! [`netns`] makes the pod's network, IPC and UTS namespaces and keeps them by bind mounts. [`Network`] gives a pod an
 //! address on the built-in bridge. Everything is recorded before it exists, so that after a SIGKILL at any
 //! instruction [`Network::reconcile`] and [`netns::sweep`] find what belongs to no living pod.
+//!
+//! ```text
+//! pod's netns            daemon's netns
+//! eth0 10.88.0.7/16 ==== gv<hash of the pod id> -- bridge gantry0 10.88.0.1/16 -- masquerade -- uplink
+//! default via 10.88.0.1                            host ports: dnat to 10.88.0.7
+//! ```
+//!
+//! The order of an attach is lease, pair, address, host ports; that of a detach the reverse, and it is the only
+//! rollback. Nothing executes a program; an attach is some ten system calls.
 
+mod bridge;
 mod config;
+mod firewall;
+mod inside;
+mod leases;
+mod link;
+mod netlink;
 pub mod netns;
+mod nft;
+mod sysctl;
+#[cfg(test)]
+mod tests;
 
 pub use config::{Cidr, NetworkConfig};
+pub use inside::connect;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
+use bridge::Bridge;
+use inside::blocking;
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::HashSet,
-    net::{IpAddr, Ipv4Addr},
-    path::Path,
-};
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
 
 /// Transport protocol of a port mapping (`runtime.v1.Protocol`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -42,6 +63,16 @@ pub struct PortMapping {
     pub host_ip: Option<Ipv4Addr>,
 }
 
+impl PortMapping {
+    /// Whether both want the same port of the host on a common address.
+    fn clashes(&self, other: &Self) -> bool {
+        let any = |ip: Option<Ipv4Addr>| ip.is_none_or(|ip| ip.is_unspecified());
+        self.protocol == other.protocol
+            && self.host_port == other.host_port
+            && (any(self.host_ip) || any(other.host_ip) || self.host_ip == other.host_ip)
+    }
+}
+
 /// What a pod was given; stays the same for the pod's life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
@@ -66,10 +97,12 @@ pub struct Status {
     pub size: usize,
 }
 
-/// The built-in bridge network of one node, in the network namespace of the thread that opened it.
-#[derive(Debug)]
+/// The network of one node, in the network namespace of the thread that opened it. Cheap to clone.
+///
+/// The built-in bridge is the one kind today; CNI becomes a second one behind the same verbs.
+#[derive(Debug, Clone)]
 pub struct Network {
-    config: NetworkConfig,
+    bridge: Arc<Bridge>,
 }
 
 impl Network {
@@ -78,46 +111,67 @@ impl Network {
     /// # Errors
     /// `Invalid` for a bad configuration, `Exists` where another daemon holds `state_dir`, `Internal` otherwise.
     pub async fn open(config: NetworkConfig) -> Result<Self> {
-        Ok(Self { config })
+        let bridge = blocking(move || Bridge::open(config)).await?;
+        Ok(Self { bridge: Arc::new(bridge) })
     }
 
     /// Gives the pod an address and `eth0` in the network namespace at `netns`. For a pod that has an address already
     /// (an attach that a crash cut short), the device is made anew with the same address.
     ///
+    /// Once begun it runs to its end even when the caller is dropped; a later [`detach`](Self::detach) waits for it.
+    ///
     /// # Errors
     /// `Exhausted` with no address left, `Exists` for a host port in use, `Invalid`, `Internal`. After an error
     /// nothing of the pod is left.
     pub async fn attach(&self, pod_id: &str, netns: &Path, ports: &[PortMapping]) -> Result<Attachment> {
-        let _ = (pod_id, netns, ports);
-        Err(Error::new(Kind::Internal, format!("bridge {}: not made", self.config.bridge_name)))
+        let (bridge, netns) = (self.bridge.clone(), netns.to_owned());
+        let (pod, ports) = (pod_id.to_owned(), ports.to_owned());
+        blocking(move || bridge.attach(&pod, &netns, &ports)).await
     }
 
-    /// Takes device, host ports and address from the pod; a pod without any is no error. `netns` may be gone.
+    /// Takes device, host ports and address from the pod; a pod without any is no error. `netns` may be gone; the
+    /// bridge does not need it.
     ///
     /// # Errors
     /// `Internal`; then the address is still the pod's, and the call can be repeated.
     pub async fn detach(&self, pod_id: &str, netns: Option<&Path>) -> Result<()> {
-        let _ = (pod_id, netns);
-        Ok(())
+        let _ = netns;
+        let (bridge, pod) = (self.bridge.clone(), pod_id.to_owned());
+        blocking(move || bridge.detach(&pod)).await
     }
 
     /// What the pod was given, or none.
     pub fn attachment(&self, pod_id: &str) -> Option<Attachment> {
-        let _ = pod_id;
-        None
+        self.bridge.attachment(pod_id)
     }
 
-    /// Releases whatever belongs to no pod of `living`. To be called once at start, after the pods were read.
+    /// Releases whatever belongs to no pod of `living`. To be called once at start, after the pods were read and
+    /// before the first attach.
     ///
     /// # Errors
     /// `Internal`, after everything was tried.
     pub async fn reconcile(&self, living: &HashSet<String>) -> Result<()> {
-        let _ = living;
-        Ok(())
+        let (bridge, living) = (self.bridge.clone(), living.clone());
+        blocking(move || bridge.reconcile(&living)).await
     }
 
     /// Whether pods can be attached, and how full the range is.
     pub async fn status(&self) -> Status {
-        Status { ready: false, message: "bridge not made".into(), used: 0, size: self.config.cidr.pods().len() }
+        let bridge = self.bridge.clone();
+        let (used, size) = bridge.fill();
+        let message = match blocking(move || bridge.check()).await {
+            Ok(()) => String::new(),
+            Err(why) => why.to_string(),
+        };
+        Status { ready: message.is_empty(), message, used, size }
+    }
+
+    /// Detaches every pod and removes bridge and firewall table: for a node that goes away for good.
+    ///
+    /// # Errors
+    /// `Internal`, after everything was tried.
+    pub async fn dismantle(&self) -> Result<()> {
+        let bridge = self.bridge.clone();
+        blocking(move || bridge.dismantle()).await
     }
 }
