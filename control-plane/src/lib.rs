@@ -11,6 +11,7 @@
 
 mod api;
 pub mod client;
+pub mod controllers;
 pub mod error;
 pub mod kinds;
 pub mod pki;

@@ -1,0 +1,1 @@
+//! Rollouts played step by step over the pure functions.

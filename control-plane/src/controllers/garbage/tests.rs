@@ -1,0 +1,1 @@
+//! The graph of owners as text.

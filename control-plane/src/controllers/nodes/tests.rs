@@ -1,0 +1,1 @@
+//! A silent node as text, with the clock as an argument.

@@ -1,0 +1,1 @@
+//! The ReplicaSet controller as text: claims, counts, ranking, expectations.
