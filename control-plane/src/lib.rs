@@ -15,6 +15,7 @@ pub mod controllers;
 pub mod error;
 pub mod kinds;
 pub mod pki;
+pub mod scheduler;
 pub mod store;
 
 pub use error::{Error, Kind, Result};

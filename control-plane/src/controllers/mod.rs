@@ -16,12 +16,12 @@
 
 mod accounts;
 mod deployment;
-mod events;
+pub(crate) mod events;
 mod garbage;
-mod informer;
-mod meta;
+pub(crate) mod informer;
+pub(crate) mod meta;
 mod namespaces;
-mod nodes;
+pub(crate) mod nodes;
 mod pod_garbage;
 mod queue;
 mod replicaset;
@@ -37,7 +37,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, Object};
-pub(crate) use events::Recorder;
+use events::Recorder;
 use informer::Cache;
 
 /// What an operator may set.

@@ -1,0 +1,1 @@
+//! Filters, scores, the queue and whole verdicts, as tables.
