@@ -1,12 +1,21 @@
-//! `create`: the story of a container up to the point where it waits for `start`.
+//! `create` and `run`: the story of a container up to the point where it waits for `start`, or where it runs.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::io::{Seek as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Hooks, Spec};
 
-use crate::error::{Error, Kind, Result};
-use crate::sys::Solo;
+use crate::cgroup::{Cgroup, Doors, Layout};
+use crate::error::{Context, Error, Kind, Result};
+use crate::launch::{self, Launched, Words};
+use crate::plan::{self, CgroupMount, Filter, Host, Plan, Wishes};
+use crate::state::{Facts, Home, Init};
+use crate::status::Status;
+use crate::sys::clone::{self, Exit, Reap, flags};
+use crate::sys::{Solo, process};
+use crate::talk::{End, Word};
+use crate::{clock, hooks, lifecycle, seccomp, spec, state};
 
 /// What a new container is to be made of.
 #[derive(Debug)]
@@ -41,7 +50,7 @@ pub struct Options {
 /// Where the standard streams of a process lead.
 #[derive(Clone, Copy, Debug)]
 pub enum Stdio<'a> {
-    /// The caller's own 0, 1 and 2.
+    /// The caller's own 0, 1 and 2; with `terminal: true` the master is returned in [`Created::console`].
     Inherit,
     /// One descriptor each; `None` is `/dev/null`. With `terminal: true` in the process they are left aside and the
     /// master is returned in [`Created::console`].
@@ -68,15 +77,318 @@ pub struct Created {
     pub console: Option<OwnedFd>,
     /// What could not be had and was left out, one sentence each.
     pub warnings: Vec<String>,
+    talk: End,
+    words: Words,
+}
+
+impl Created {
+    pub(crate) fn new(launched: Launched, words: Words, heard: launch::Heard) -> Created {
+        Created {
+            pid: launched.pid,
+            pidfd: launched.pidfd,
+            console: heard.console,
+            warnings: heard.warnings,
+            talk: launched.talk,
+            words,
+        }
+    }
+
+    /// Waits until the program is executed: after `create` that is after `start`, after `run` and `exec` at once.
+    ///
+    /// Optional; a descriptor to poll for the same is [`AsFd`] of this struct (readable means: ask).
+    ///
+    /// # Errors
+    /// Why it could not be executed; the process then exits with 1.
+    pub fn executed(&mut self) -> Result<()> {
+        let heard = launch::listen(&self.talk, &self.words, || Ok(()))?;
+        self.warnings.extend(heard.warnings);
+        Ok(())
+    }
+
+    /// Waits for the end of the process and reaps it.
+    pub fn wait(&self) -> Result<Exit> {
+        clone::wait(self.pidfd.as_fd(), Reap::Yes).context(|| format!("wait for process {}", self.pid))
+    }
+}
+
+impl AsFd for Created {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.talk.as_fd()
+    }
 }
 
 /// Makes a container that waits for `start`.
 ///
 /// The caller stays the parent of its first process. On an error nothing is left behind, except after a kill of the
 /// caller itself: then `delete` finds the half-made container by its state directory.
-pub fn create(request: &CreateRequest<'_>, _alone: &Solo) -> Result<Created> {
-    Err(Error::new(
-        Kind::Unsupported,
-        format!("create {}: not there yet", request.id),
-    ))
+///
+/// # Errors
+/// `Exists`, `Invalid` with a JSON path, `Program`, `Unsupported`, or `System` with the step that failed.
+pub fn create(request: &CreateRequest<'_>, alone: &Solo) -> Result<Created> {
+    make(request, alone, true).context(|| format!("create {}", request.id))
 }
+
+/// Makes a container and lets it run at once: `create` and `start` in one, without a wait at the fifo.
+///
+/// # Errors
+/// As [`create`].
+pub fn run(request: &CreateRequest<'_>, alone: &Solo) -> Result<Created> {
+    make(request, alone, false).context(|| format!("run {}", request.id))
+}
+
+fn make(request: &CreateRequest<'_>, alone: &Solo, wait: bool) -> Result<Created> {
+    launch::check_preserved(request.preserve_fds)?;
+    let bundle = std::path::absolute(request.bundle).context(|| "find the bundle")?;
+    let loaded;
+    let spec = match request.spec {
+        Some(given) => {
+            spec::check(given)?;
+            given
+        }
+        None => {
+            loaded = spec::load(&bundle)?;
+            &loaded
+        }
+    };
+    check_terminal(request, spec)?;
+    let home = Home::claim(request.root, request.id)?;
+    match build(request, spec, &bundle, &home, alone, wait) {
+        Ok(created) => Ok(created),
+        Err(why) => {
+            // The delete path is the only rollback; the first failure is the one worth telling.
+            let _ = lifecycle::destroy(home);
+            Err(why)
+        }
+    }
+}
+
+fn check_terminal(request: &CreateRequest<'_>, spec: &Spec) -> Result<()> {
+    let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
+    match request.stdio {
+        Stdio::ConsoleSocket(_) if !terminal => {
+            Err(Error::new(Kind::Invalid, "a console socket is given, but process.terminal is false"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn build(
+    request: &CreateRequest<'_>,
+    spec: &Spec,
+    bundle: &Path,
+    home: &Home,
+    alone: &Solo,
+    wait: bool,
+) -> Result<Created> {
+    let layout = Layout::discover()?;
+    let cgroup = Cgroup::at(&layout, &cgroup_path(spec, request.id))?;
+    let facts = facts(request, spec, bundle, &cgroup);
+    home.record(&facts)?;
+    let filter = compile(spec)?;
+    if let Some(filter) = &filter {
+        home.record_filter(filter)?;
+    }
+    let wishes = Wishes {
+        wait,
+        no_pivot: request.options.no_pivot,
+        no_new_keyring: request.options.no_new_keyring,
+        preserve_fds: request.preserve_fds,
+    };
+    let plan = plan::create(spec, bundle, &host(&layout, &cgroup)?, filter, wishes)?;
+    let mut doors = limit(&cgroup, spec)?;
+    let mut ground = launch::ground(&plan, Vec::new(), &mut doors, &request.stdio)?;
+    if wait {
+        ground.fifo = Some(home.make_fifo()?);
+    }
+    let told = in_container_hooks(spec).then(state_file).transpose()?;
+    ground.state = told.as_ref().map(std::fs::File::try_clone).transpose().context(|| "duplicate")?.map(Into::into);
+    settle(request, spec, home, &facts, plan, ground, doors, told, alone)
+}
+
+/// From the clone to the finished set-up. Whatever fails takes the child along.
+#[allow(clippy::too_many_arguments, reason = "the end of a story has many characters")]
+fn settle(
+    request: &CreateRequest<'_>,
+    spec: &Spec,
+    home: &Home,
+    facts: &Facts,
+    mut plan: Plan,
+    ground: crate::init::Ground,
+    doors: Doors,
+    told: Option<std::fs::File>,
+    alone: &Solo,
+) -> Result<Created> {
+    let maps = plan.maps.take();
+    let waits = ground.fifo.is_some();
+    let mut warnings = std::mem::take(&mut plan.warnings);
+    let unified = doors.unified.as_ref().map(AsFd::as_fd);
+    let (launched, words) = launch::launch(plan, ground, unified, alone)?;
+    let finish = || -> Result<launch::Heard> {
+        home.record_init(Init { pid: launched.pid, start: state::start_of(launched.pid)? })?;
+        if let Some(maps) = &maps {
+            write_maps(launched.pid, maps)?;
+            speak(&launched, Word::Mapped)?;
+        }
+        if let Some(mut file) = told {
+            let text = hooks::told(facts, Status::Created, launched.pid)?;
+            file.write_all(&text).and_then(|()| file.rewind()).context(|| "write the state for hooks")?;
+        }
+        speak(&launched, Word::Recorded)?;
+        launch::listen(&launched.talk, &words, || runtime_hooks(spec, facts, launched.pid))
+    };
+    let settled = finish().and_then(|mut heard| {
+        if waits && clone::wait_readable(launched.pidfd.as_fd(), 0).unwrap_or(false) {
+            return Err(crate::talk::lost());
+        }
+        hand_over(request, home, facts, &launched, waits, &mut heard).map(|()| heard)
+    });
+    match settled {
+        Ok(mut heard) => {
+            warnings.append(&mut heard.warnings);
+            heard.warnings = warnings;
+            Ok(Created::new(launched, words, heard))
+        }
+        Err(why) => {
+            let _ = clone::pidfd_send_signal(launched.pidfd.as_fd(), libc::SIGKILL);
+            let _ = clone::wait(launched.pidfd.as_fd(), Reap::Yes);
+            Err(why)
+        }
+    }
+}
+
+/// A child that has gone says why by itself: the next word heard is its failure, or its end.
+fn speak(launched: &Launched, word: Word) -> Result<()> {
+    match launched.talk.say(word) {
+        Err(errno) if errno.raw() == libc::EPIPE => Ok(()),
+        said => said.context(|| "speak to the container's first process"),
+    }
+}
+
+/// What outsiders get once the container stands: the terminal, the pid, the hooks after start.
+fn hand_over(
+    request: &CreateRequest<'_>,
+    home: &Home,
+    facts: &Facts,
+    launched: &Launched,
+    waits: bool,
+    heard: &mut launch::Heard,
+) -> Result<()> {
+    if let (Stdio::ConsoleSocket(socket), Some(master)) = (request.stdio, &heard.console) {
+        launch::send_console(socket, master)?;
+        heard.console = None;
+    }
+    launch::write_pid_file(request.pid_file, launched.pid)?;
+    if waits {
+        home.finish_fifo()?;
+        return Ok(());
+    }
+    lifecycle::poststart(facts, launched.pid)
+}
+
+/// Path of the container's cgroup below every mount.
+fn cgroup_path(spec: &Spec, id: &str) -> PathBuf {
+    let asked = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
+    match asked.filter(|path| !path.as_os_str().is_empty()) {
+        Some(path) => path.clone(),
+        None => PathBuf::from(format!("/gantry-{id}")),
+    }
+}
+
+fn facts(request: &CreateRequest<'_>, spec: &Spec, bundle: &Path, cgroup: &Cgroup) -> Facts {
+    let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let after = spec.hooks().as_ref().filter(|hooks| hooks.poststart().is_some() || hooks.poststop().is_some());
+    let after = after.map(|hooks| {
+        let mut kept = Hooks::default();
+        kept.set_poststart(hooks.poststart().clone()).set_poststop(hooks.poststop().clone());
+        kept
+    });
+    Facts {
+        format: Facts::format(),
+        oci_version: spec.version().clone(),
+        id: request.id.to_owned(),
+        bundle: bundle.to_owned(),
+        rootfs: spec.root().as_ref().map(|root| bundle.join(root.path())).unwrap_or_default(),
+        created: clock::rfc3339(std::time::SystemTime::now()),
+        cgroup: cgroup.path().to_owned(),
+        namespaces: listed.iter().fold(0, |all, space| all | plan::flag(space.typ())),
+        process: spec.process().clone().unwrap_or_default(),
+        hooks: after,
+        annotations: spec.annotations().clone().unwrap_or_default(),
+    }
+}
+
+fn compile(spec: &Spec) -> Result<Option<Filter>> {
+    let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else {
+        return Ok(None);
+    };
+    let compiled = seccomp::compile(profile)?;
+    if compiled.notify {
+        return Err(Error::new(Kind::Unsupported, "linux.seccomp: SCMP_ACT_NOTIFY is not supported yet"));
+    }
+    Ok(Some(Filter { program: compiled.program, flags: compiled.flags }))
+}
+
+/// The facts about this host that a plan needs.
+pub(crate) fn host(layout: &Layout, cgroup: &Cgroup) -> Result<Host> {
+    let trees = layout.hierarchies().iter();
+    Ok(Host {
+        cgroups: trees
+            .map(|tree| CgroupMount { mount: tree.mount.clone(), v2: tree.version == crate::cgroup::Version::V2 })
+            .collect(),
+        cgroup: cgroup.path().to_owned(),
+        permitted: process::capget().context(|| "look at the own capabilities")?.permitted,
+    })
+}
+
+/// Makes the cgroup, gives it its limits and opens its doors.
+fn limit(cgroup: &Cgroup, spec: &Spec) -> Result<Doors> {
+    if cgroup.exists() && cgroup.is_populated()? {
+        let what = format!("cgroup {} has processes in it already", cgroup.path().display());
+        return Err(Error::new(Kind::Exists, what));
+    }
+    cgroup.create()?;
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    if let Some(resources) = resources {
+        cgroup.apply(resources)?;
+    }
+    cgroup.apply_devices(resources)?;
+    cgroup.doors()
+}
+
+/// Writes the id maps of a new user namespace from outside, where the capabilities are.
+fn write_maps(pid: i32, maps: &plan::IdMaps) -> Result<()> {
+    let write = |file: &str, text: &str| {
+        let path = format!("/proc/{pid}/{file}");
+        std::fs::write(&path, text).context(|| format!("write {path}"))
+    };
+    if maps.gid.is_empty() {
+        write("setgroups", "deny")?;
+    } else {
+        write("gid_map", &maps.gid).context(|| "linux.gidMappings")?;
+    }
+    write("uid_map", &maps.uid).context(|| "linux.uidMappings")
+}
+
+fn in_container_hooks(spec: &Spec) -> bool {
+    let any = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list: &Vec<_>| !list.is_empty());
+    spec.hooks().as_ref().is_some_and(|hooks| any(hooks.create_container()) || any(hooks.start_container()))
+}
+
+/// A file without a name that will carry the state to hooks in the container.
+fn state_file() -> Result<std::fs::File> {
+    let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
+    let made = nix::sys::memfd::memfd_create(c"state", flags).map_err(crate::sys::Errno::from);
+    Ok(made.context(|| "make a memfd")?.into())
+}
+
+#[allow(deprecated, reason = "prestart hooks are deprecated but in wide use")]
+fn runtime_hooks(spec: &Spec, facts: &Facts, pid: i32) -> Result<()> {
+    let Some(asked) = spec.hooks() else { return Ok(()) };
+    let state = hooks::told(facts, Status::Creating, pid)?;
+    hooks::run("prestart", asked.prestart().as_deref().unwrap_or_default(), &state)?;
+    hooks::run("createRuntime", asked.create_runtime().as_deref().unwrap_or_default(), &state)
+}
+
+/// Whether the runtime and the container differ in any of these.
+pub(crate) const EXEC_SPACES: u64 =
+    flags::MOUNT | flags::CGROUP | flags::UTS | flags::IPC | flags::USER | flags::NETWORK;

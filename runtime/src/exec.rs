@@ -1,12 +1,21 @@
 //! `exec`: one more process in a running container.
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use oci_spec::runtime::Process;
 
-use crate::create::{Created, Options, Stdio};
-use crate::error::{Error, Kind, Result};
+use crate::cgroup::{Cgroup, Layout};
+use crate::create::{Created, EXEC_SPACES, Options, Stdio, host};
+use crate::error::{Context, Error, Kind, Result};
+use crate::launch;
+use crate::plan::{self, Inside, Wishes};
+use crate::spec;
+use crate::state::Home;
+use crate::status::{self, Op};
 use crate::sys::Solo;
+use crate::sys::clone::{self, Reap, flags};
+use crate::talk::Word;
 
 /// A process to be started inside of a running container.
 #[derive(Debug)]
@@ -27,10 +36,67 @@ pub struct ExecRequest<'a> {
     pub options: Options,
 }
 
-/// Starts the process; the caller is its parent and reaps it.
-pub fn exec(request: &ExecRequest<'_>, _alone: &Solo) -> Result<Created> {
-    Err(Error::new(
-        Kind::Unsupported,
-        format!("exec in {}: not there yet", request.id),
-    ))
+/// Starts the process and returns once its program is executed; the caller is its parent and reaps it.
+///
+/// # Errors
+/// `NotFound`, `WrongState`, `Program`, or `System` with the step that failed.
+pub fn exec(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
+    inside(request, alone).context(|| format!("exec in {}", request.id))
+}
+
+fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
+    launch::check_preserved(request.preserve_fds)?;
+    spec::check_process(request.process, "process.")?;
+    let home = Home::open(request.root, request.id)?;
+    let facts = home.facts()?.ok_or_else(|| Error::new(Kind::WrongState, "it was never finished"))?;
+    let layout = Layout::discover()?;
+    let cgroup = Cgroup::at(&layout, &facts.cgroup)?;
+    let (seen, init) = home.look(|| cgroup.is_frozen().unwrap_or(false))?;
+    status::allow(Op::Exec, status::derive(seen))?;
+    let init = init.ok_or_else(|| Error::new(Kind::WrongState, "it has no process"))?;
+    let target = clone::pidfd_open(init.pid).context(|| format!("open process {}", init.pid))?;
+    if crate::state::started(init.pid) != Some(init.start) {
+        return Err(Error::new(Kind::WrongState, "cannot exec in a stopped container"));
+    }
+    let wishes = Wishes {
+        wait: false,
+        no_pivot: false,
+        no_new_keyring: request.options.no_new_keyring,
+        preserve_fds: request.preserve_fds,
+    };
+    let inside = Inside {
+        spaces: facts.namespaces & EXEC_SPACES | flags::MOUNT,
+        around: facts.namespaces & (flags::PID | flags::TIME),
+    };
+    let mut plan = plan::exec(request.process, inside, &host(&layout, &cgroup)?, home.filter()?, wishes)?;
+    let mut doors = cgroup.doors()?;
+    let warnings = std::mem::take(&mut plan.warnings);
+    let ground = launch::ground(&plan, vec![target], &mut doors, &request.stdio)?;
+    let unified = doors.unified.as_ref().map(|fd| fd.as_fd());
+    let (launched, words) = launch::launch(plan, ground, unified, alone)?;
+    let heard = launched
+        .talk
+        .say(Word::Recorded)
+        .or_else(|errno| if errno.raw() == libc::EPIPE { Ok(()) } else { Err(errno) })
+        .context(|| "speak to the new process")
+        .and_then(|()| launch::listen(&launched.talk, &words, || Ok(())))
+        .and_then(|mut heard| {
+            if let (Stdio::ConsoleSocket(socket), Some(master)) = (request.stdio, &heard.console) {
+                launch::send_console(socket, master)?;
+                heard.console = None;
+            }
+            launch::write_pid_file(request.pid_file, launched.pid)?;
+            Ok(heard)
+        });
+    match heard {
+        Ok(mut heard) => {
+            heard.warnings.splice(0..0, warnings);
+            Ok(Created::new(launched, words, heard))
+        }
+        Err(why) => {
+            let _ = clone::pidfd_send_signal(launched.pidfd.as_fd(), libc::SIGKILL);
+            let _ = clone::wait(launched.pidfd.as_fd(), Reap::Yes);
+            Err(why)
+        }
+    }
 }

@@ -13,16 +13,29 @@
 //! | [`sys`] | system calls; all `unsafe` of the project |
 
 pub mod cgroup;
+pub mod clock;
 pub mod create;
 pub mod error;
 pub mod exec;
+mod hooks;
+pub mod init;
+mod launch;
 pub mod lifecycle;
 pub mod monitor;
+pub mod plan;
+pub mod root;
 pub mod seccomp;
+pub mod spec;
+pub mod state;
+pub mod status;
 pub mod sys;
+pub mod talk;
 
-pub use create::{CreateRequest, Created, Options, Stdio, create};
+pub use create::{CreateRequest, Created, Options, Stdio, create, run};
 pub use error::{Error, Kind, Result};
 pub use exec::{ExecRequest, exec};
-pub use lifecycle::{DEFAULT_ROOT, delete, kill, list, start, state};
+pub use lifecycle::{
+    DEFAULT_ROOT, Snapshot, delete, kill, list, pause, process_of, ps, resume, start, state,
+};
+pub use status::Status;
 pub use sys::Solo;

@@ -1,59 +1,315 @@
-//! The short verbs on a container that exists: start, kill, delete, state, list, pause, resume.
+//! The short verbs on a container that exists: start, kill, delete, state, list, pause, resume, ps.
 
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use oci_spec::runtime::State;
+use serde::Serialize;
 
-use crate::error::{Error, Kind, Result};
+use crate::cgroup::{Cgroup, Layout};
+use crate::error::{Context, Error, Kind, Result};
+use crate::hooks;
+use crate::state::{Facts, Home, Init, started};
+use crate::status::{self, Op, Status};
+use crate::sys::clone::{self, flags};
 
 /// Where the containers of one runtime root are.
 pub const DEFAULT_ROOT: &str = "/run/gantry/runtime";
 
+/// How long `delete` waits for the last process of a cgroup to be gone.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What `state` and `list` print: the OCI state, and what runc adds to it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// Version of the runtime-spec that the configuration follows.
+    pub oci_version: String,
+    /// Name.
+    pub id: String,
+    /// Pid of the first process, 0 when it is gone.
+    pub pid: i32,
+    /// Status right now.
+    pub status: Status,
+    /// Directory of `config.json`.
+    pub bundle: PathBuf,
+    /// Root directory on the host.
+    pub rootfs: PathBuf,
+    /// RFC 3339, UTC.
+    pub created: String,
+    /// Of the configuration.
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
+    pub annotations: HashMap<String, String>,
+    /// Uid of the owner of the state directory.
+    #[serde(skip)]
+    pub owner: u32,
+}
+
+/// A container as it is found.
+struct Found {
+    home: Home,
+    facts: Option<Facts>,
+    init: Option<Init>,
+    status: Status,
+}
+
+impl Found {
+    fn in_home(home: Home) -> Result<Found> {
+        let facts = home.facts()?;
+        let frozen = || facts.as_ref().is_some_and(|facts| is_frozen(facts).unwrap_or(false));
+        let (seen, init) = home.look(frozen)?;
+        Ok(Found { home, init, status: status::derive(seen), facts })
+    }
+
+    /// The facts, for verbs that a half-made container does not allow.
+    fn facts(&self) -> Result<&Facts> {
+        self.facts.as_ref().ok_or_else(|| Error::new(Kind::WrongState, "it was never finished"))
+    }
+
+    fn cgroup(&self) -> Result<Cgroup> {
+        cgroup(self.facts()?)
+    }
+}
+
+fn is_frozen(facts: &Facts) -> Result<bool> {
+    cgroup(facts)?.is_frozen()
+}
+
+fn cgroup(facts: &Facts) -> Result<Cgroup> {
+    Cgroup::at(&Layout::discover()?, &facts.cgroup)
+}
+
 /// Lets a created container run its program, then runs the `poststart` hooks.
-pub fn start(_root: &Path, id: &str) -> Result<()> {
-    Err(Error::new(
-        Kind::Unsupported,
-        format!("start {id}: not there yet"),
-    ))
+///
+/// # Errors
+/// `NotFound`, `WrongState`, or a hook's failure.
+pub fn start(root: &Path, id: &str) -> Result<()> {
+    let go = || -> Result<()> {
+        let found = Found::in_home(Home::lock(root, id)?)?;
+        status::allow(Op::Start, found.status)?;
+        let path = found.home.fifo();
+        let opened = std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        let mut fifo = match opened {
+            Err(why) if why.raw_os_error() == Some(libc::ENXIO) => return status::allow(Op::Start, Status::Stopped),
+            opened => opened.context(|| format!("open {}", path.display()))?,
+        };
+        fifo.write_all(b"0").context(|| format!("write {}", path.display()))?;
+        std::fs::remove_file(&path).context(|| format!("remove {}", path.display()))?;
+        poststart(found.facts()?, found.init.map_or(0, |init| init.pid))
+    };
+    go().context(|| format!("start {id}"))
+}
+
+/// Runs the `poststart` hooks.
+pub(crate) fn poststart(facts: &Facts, pid: i32) -> Result<()> {
+    let Some(list) = facts.hooks.as_ref().and_then(|hooks| hooks.poststart().as_deref()) else { return Ok(()) };
+    hooks::run("poststart", list, &hooks::told(facts, Status::Running, pid)?)
 }
 
 /// Sends `signal` to the first process, or with `all` to every process of the container.
-pub fn kill(_root: &Path, id: &str, _signal: i32, _all: bool) -> Result<()> {
-    Err(Error::new(
-        Kind::Unsupported,
-        format!("kill {id}: not there yet"),
-    ))
+///
+/// # Errors
+/// `NotFound`, or `WrongState` for a container that has stopped (with `all` none: it may have left processes).
+pub fn kill(root: &Path, id: &str, signal: i32, all: bool) -> Result<()> {
+    let go = || -> Result<()> {
+        let found = Found::in_home(Home::open(root, id)?)?;
+        if all {
+            return found.cgroup()?.signal_all(signal);
+        }
+        status::allow(Op::Kill, found.status)?;
+        let stopped = || status::allow(Op::Kill, Status::Stopped);
+        let Some(init) = found.init else { return stopped() };
+        match signal_init(init, signal)? {
+            true => {}
+            false => return stopped(),
+        }
+        let own_pids = found.facts.as_ref().is_some_and(|facts| facts.namespaces & flags::PID != 0);
+        if signal == libc::SIGKILL && !own_pids {
+            return found.cgroup()?.kill_all();
+        }
+        Ok(())
+    };
+    go().context(|| format!("kill {id}"))
+}
+
+/// Whether the process was still there to be signalled. A number that was given to another process is not.
+fn signal_init(init: Init, signal: i32) -> Result<bool> {
+    let gone = |errno: &crate::sys::Errno| errno.raw() == libc::ESRCH;
+    let pidfd = match clone::pidfd_open(init.pid) {
+        Err(errno) if gone(&errno) => return Ok(false),
+        opened => opened.context(|| format!("open process {}", init.pid))?,
+    };
+    if started(init.pid) != Some(init.start) {
+        return Ok(false);
+    }
+    match clone::pidfd_send_signal(pidfd.as_fd(), signal) {
+        Err(errno) if gone(&errno) => Ok(false),
+        sent => sent.map(|()| true).context(|| format!("send signal {signal} to process {}", init.pid)),
+    }
 }
 
 /// Removes a stopped container: its cgroups and its state, then runs the `poststop` hooks.
 ///
 /// With `force` a running one is killed first, and one that does not exist is no error. The only rollback there is:
 /// it also removes what a killed `create` left.
-pub fn delete(_root: &Path, id: &str, _force: bool) -> Result<()> {
-    Err(Error::new(
-        Kind::Unsupported,
-        format!("delete {id}: not there yet"),
-    ))
+///
+/// # Errors
+/// `NotFound`, `WrongState`, or `System` with what stayed.
+pub fn delete(root: &Path, id: &str, force: bool) -> Result<()> {
+    let go = || -> Result<()> {
+        let home = match Home::lock(root, id) {
+            Err(why) if force && why.kind() == Kind::NotFound => return Ok(()),
+            locked => locked?,
+        };
+        let found = Found::in_home(home)?;
+        if !force {
+            status::allow(Op::Delete, found.status)?;
+        }
+        destroy(found.home)
+    };
+    go().context(|| format!("delete {id}"))
 }
 
-/// The OCI state of a container (runtime-spec, "State").
-pub fn state(_root: &Path, id: &str) -> Result<State> {
-    Err(Error::new(
-        Kind::Unsupported,
-        format!("state {id}: not there yet"),
-    ))
+/// Takes a container apart, in whatever state it is; runs to its end and tells the first failure.
+pub(crate) fn destroy(home: Home) -> Result<()> {
+    let (facts, init) = (home.facts()?, home.init()?);
+    let Some(facts) = facts else { return home.remove() };
+    if let Some(init) = init {
+        end(init)?;
+    }
+    let cgroup = cgroup(&facts)?;
+    let killed = cgroup.kill_all();
+    let deleted = cgroup.delete(PATIENCE);
+    killed.and(deleted)?;
+    let list = facts.hooks.as_ref().and_then(|hooks| hooks.poststop().as_deref()).unwrap_or_default();
+    let hooked = hooks::told(&facts, Status::Stopped, 0).and_then(|state| hooks::run("poststop", list, &state));
+    home.remove()?;
+    hooked
 }
 
-/// One row of `list`.
-#[derive(Debug)]
-pub struct Listed {
-    /// OCI state; a record that cannot be read is left out.
-    pub state: State,
-    /// Where its state lives.
-    pub dir: PathBuf,
+/// Kills the first process and waits until it is gone, or a zombie that its parent has not reaped yet.
+fn end(init: Init) -> Result<()> {
+    let Ok(pidfd) = clone::pidfd_open(init.pid) else { return Ok(()) };
+    if started(init.pid) != Some(init.start) {
+        return Ok(());
+    }
+    let _ = clone::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+    let limit = i32::try_from(PATIENCE.as_millis()).unwrap_or(i32::MAX);
+    match clone::wait_readable(pidfd.as_fd(), limit).context(|| format!("wait for process {}", init.pid))? {
+        true => Ok(()),
+        false => Err(Error::new(Kind::System, format!("process {} does not end", init.pid))),
+    }
 }
 
-/// Every container below `root`, sorted by id.
-pub fn list(_root: &Path) -> Result<Vec<Listed>> {
-    Ok(Vec::new())
+/// The state of a container (runtime-spec, "State").
+///
+/// # Errors
+/// `NotFound`; `WrongState` for one that was killed in its first moments (`delete` removes it).
+pub fn state(root: &Path, id: &str) -> Result<Snapshot> {
+    snapshot(Home::open(root, id)?).context(|| format!("state of {id}"))
+}
+
+fn snapshot(home: Home) -> Result<Snapshot> {
+    let found = Found::in_home(home)?;
+    let owner = std::fs::metadata(found.home.path()).map_or(0, |about| about.uid());
+    let id = found.home.path().file_name().map(|id| id.to_string_lossy().into_owned()).unwrap_or_default();
+    let pid = match (found.status, found.init) {
+        (Status::Stopped, _) | (_, None) => 0,
+        (_, Some(init)) => init.pid,
+    };
+    let Some(facts) = found.facts else {
+        return Ok(Snapshot {
+            oci_version: crate::spec::VERSION.to_owned(),
+            id,
+            pid,
+            status: found.status,
+            bundle: PathBuf::new(),
+            rootfs: PathBuf::new(),
+            created: String::new(),
+            annotations: HashMap::new(),
+            owner,
+        });
+    };
+    Ok(Snapshot {
+        oci_version: facts.oci_version,
+        id,
+        pid,
+        status: found.status,
+        bundle: facts.bundle,
+        rootfs: facts.rootfs,
+        created: facts.created,
+        annotations: facts.annotations,
+        owner,
+    })
+}
+
+/// Every container below `root`, sorted by id. One that goes away meanwhile is left out.
+///
+/// # Errors
+/// `System`, if the directory cannot be read; that it is not there is no error.
+pub fn list(root: &Path) -> Result<Vec<Snapshot>> {
+    let entries = match std::fs::read_dir(root) {
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context(|| format!("read {}", root.display()))?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.context(|| format!("read {}", root.display()))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        match Home::open(root, &name).and_then(snapshot) {
+            Ok(snapshot) => found.push(snapshot),
+            Err(why) if why.kind() == Kind::NotFound || why.kind() == Kind::Invalid => {}
+            Err(why) => return Err(why.within(format!("state of {name}"))),
+        }
+    }
+    found.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(found)
+}
+
+/// Freezes every process of the container.
+///
+/// # Errors
+/// `NotFound`, `WrongState`, or `System`.
+pub fn pause(root: &Path, id: &str) -> Result<()> {
+    thaw_or_freeze(root, id, Op::Pause, Cgroup::freeze).context(|| format!("pause {id}"))
+}
+
+/// Lets every process of a paused container go on.
+///
+/// # Errors
+/// `NotFound`, `WrongState`, or `System`.
+pub fn resume(root: &Path, id: &str) -> Result<()> {
+    thaw_or_freeze(root, id, Op::Resume, Cgroup::thaw).context(|| format!("resume {id}"))
+}
+
+fn thaw_or_freeze(root: &Path, id: &str, op: Op, act: impl Fn(&Cgroup) -> Result<()>) -> Result<()> {
+    let found = Found::in_home(Home::lock(root, id)?)?;
+    status::allow(op, found.status)?;
+    act(&found.cgroup()?)
+}
+
+/// Pids of every process of the container, sorted.
+///
+/// # Errors
+/// `NotFound`, or `System`.
+pub fn ps(root: &Path, id: &str) -> Result<Vec<i32>> {
+    let go = || -> Result<Vec<i32>> {
+        let mut pids = Found::in_home(Home::open(root, id)?)?.cgroup()?.pids()?;
+        pids.sort_unstable();
+        Ok(pids)
+    };
+    go().context(|| format!("ps {id}"))
+}
+
+/// The process that exec in this container takes its defaults from.
+///
+/// # Errors
+/// `NotFound`, or `WrongState` for a half-made one.
+pub fn process_of(root: &Path, id: &str) -> Result<oci_spec::runtime::Process> {
+    let home = Home::open(root, id)?;
+    let facts = home.facts()?.ok_or_else(|| Error::new(Kind::WrongState, format!("{id} was never finished")))?;
+    Ok(facts.process)
 }

@@ -148,3 +148,16 @@ pub fn wait(pidfd: BorrowedFd<'_>, reap: Reap) -> Result<Exit, Errno> {
         }
     }
 }
+
+/// poll(2): whether `fd` is readable (a pidfd: its process has ended) before so many milliseconds are over; -1 waits
+/// for ever. A signal handler that runs meanwhile starts the time again.
+pub fn wait_readable(fd: BorrowedFd<'_>, milliseconds: i32) -> Result<bool, Errno> {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    loop {
+        // SAFETY: `poll` is one writable pollfd.
+        match check(unsafe { libc::poll(&raw mut poll, 1, milliseconds) }.into()) {
+            Err(errno) if errno.raw() == libc::EINTR => {}
+            done => return done.map(|ready| ready > 0),
+        }
+    }
+}

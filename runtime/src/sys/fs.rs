@@ -10,6 +10,8 @@ use super::errno::{Errno, check, check_fd};
 pub enum Resolve {
     /// `dir` is `/` for absolute paths, symbolic links and `..`; magic links are refused.
     InRoot,
+    /// As `InRoot`, but a symbolic link anywhere in the path is refused.
+    Plain,
     /// Nothing but plain entries of one mount: no symbolic links, no mount points, nothing above `dir`.
     Strict,
     /// As `Strict`, but ordinary symbolic links (procfs' `self`) are followed.
@@ -26,6 +28,7 @@ impl Resolve {
     const fn bits(self) -> u64 {
         match self {
             Resolve::InRoot => RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+            Resolve::Plain => RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS,
             Resolve::Strict => RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV,
             Resolve::OneMount => RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV,
         }

@@ -4,11 +4,11 @@
 //! prepared, allocates nothing unless it says so, and returns [`Errno`]; so all of them may run between clone and
 //! exec. Files of this directory reach the two checks as `super::errno::{check, check_fd}`.
 
-pub mod rights;
 mod errno;
 mod solo;
 
 pub mod bpf;
+pub mod rights;
 pub mod clone;
 pub mod fs;
 pub mod mount;

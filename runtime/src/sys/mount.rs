@@ -104,6 +104,14 @@ pub fn clone_tree(dir: BorrowedFd<'_>, path: &CStr, depth: Depth) -> Result<Owne
     check_fd(unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags) })
 }
 
+/// [`clone_tree`] of an absolute path of the host. A final symbolic link is followed.
+pub fn clone_path(path: &CStr, depth: Depth) -> Result<OwnedFd, Errno> {
+    let recursive = if depth == Depth::All { AT_RECURSIVE } else { 0 };
+    let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | recursive;
+    // SAFETY: `path` is a C string that outlives the call.
+    check_fd(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })
+}
+
 /// mount_setattr(2) on the mount whose root is `path` (relative to `dir`; an empty path is `dir` itself).
 pub fn mount_setattr(dir: BorrowedFd<'_>, path: &CStr, depth: Depth, attributes: &MountAttr) -> Result<(), Errno> {
     let mut flags = libc::AT_EMPTY_PATH as u32;

@@ -1,27 +1,58 @@
 //! What a process is to the kernel: ids, capabilities, limits, keyrings, filters, its program.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::errno::{Errno, check, check_fd};
+
+/// Longest `HOME=...` that fits into the room of [`CStringArray::with_home`], its end included.
+const HOME_ROOM: usize = 512;
 
 /// A null-terminated array of C strings, as execve(2) wants it; built before the clone, owns its strings.
 #[derive(Debug)]
 pub struct CStringArray {
     pointers: Vec<*const c_char>,
-    strings: Vec<std::ffi::CString>,
+    strings: Vec<CString>,
+    home: Vec<u8>,
+}
+
+impl Default for CStringArray {
+    fn default() -> CStringArray {
+        CStringArray::new(Vec::new())
+    }
 }
 
 impl CStringArray {
     /// Takes the strings and lays the pointers out.
-    pub fn new(strings: Vec<std::ffi::CString>) -> CStringArray {
+    pub fn new(strings: Vec<CString>) -> CStringArray {
         let mut pointers: Vec<*const c_char> = strings.iter().map(|s| s.as_ptr()).collect();
         pointers.push(std::ptr::null());
-        CStringArray { pointers, strings }
+        CStringArray { pointers, strings, home: Vec::new() }
+    }
+
+    /// As `new`, with room at the end for a `HOME` that only the child can find; `/` until then.
+    pub fn with_home(strings: Vec<CString>) -> CStringArray {
+        let mut array = CStringArray::new(strings);
+        array.home = vec![0; HOME_ROOM];
+        array.pointers.insert(array.strings.len(), std::ptr::null());
+        array.set_home(b"/");
+        array
+    }
+
+    /// Fills the room in; a path that does not fit, or has a zero byte, leaves it as it is.
+    pub fn set_home(&mut self, path: &[u8]) {
+        let key = b"HOME=";
+        if self.home.is_empty() || path.contains(&0) || key.len() + path.len() >= self.home.len() {
+            return;
+        }
+        self.home[..key.len()].copy_from_slice(key);
+        self.home[key.len()..key.len() + path.len()].copy_from_slice(path);
+        self.home[key.len() + path.len()] = 0;
+        self.pointers[self.strings.len()] = self.home.as_ptr().cast();
     }
 
     /// The strings.
-    pub fn strings(&self) -> &[std::ffi::CString] {
+    pub fn strings(&self) -> &[CString] {
         &self.strings
     }
 }
@@ -75,6 +106,12 @@ pub fn set_close_on_exec(fd: RawFd, on: bool) -> Result<(), Errno> {
     check(unsafe { libc::fcntl(fd, libc::F_SETFD, if on { libc::FD_CLOEXEC } else { 0 }) }.into()).map(drop)
 }
 
+/// Whether this number is an open descriptor.
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD reads integers only; a number that is not open answers EBADF.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+}
+
 /// dup3(2) onto a fixed number, open across exec; when it has the number already, only its close-on-exec flag goes.
 pub fn place_fd(fd: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
     if fd.as_raw_fd() == number {
@@ -89,6 +126,12 @@ pub fn place_fd(fd: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
 pub fn dup_above_streams(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     // SAFETY: F_DUPFD_CLOEXEC reads integers only and opens a new descriptor.
     check_fd(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) }.into())
+}
+
+/// One of the standard streams, 0 to 2.
+pub fn stream(number: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: F_DUPFD_CLOEXEC reads integers only; a number that is not open answers EBADF.
+    check_fd(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) }.into())
 }
 
 /// setsid(2).
@@ -231,10 +274,11 @@ pub fn limit(resource: u32) -> Result<(u64, u64), Errno> {
     Ok((limit[0], limit[1]))
 }
 
-/// keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`: a new session keyring of this name.
-pub fn join_session_keyring(name: &CStr) -> Result<i64, Errno> {
-    // SAFETY: `name` is a C string that outlives the call.
-    check(unsafe { libc::syscall(libc::SYS_keyctl, 1, name.as_ptr()) }).map(|id| id as i64)
+/// keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`: a new session keyring without a name, so that nobody else can join it.
+pub fn join_session_keyring() -> Result<(), Errno> {
+    let none = std::ptr::null::<c_char>();
+    // SAFETY: a null name is allowed and asks for an anonymous keyring.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, 1, none) }).map(drop)
 }
 
 /// sethostname(2).

@@ -10,6 +10,11 @@ use crate::error::{Error, Kind, Result};
 pub struct Solo(PhantomData<*const ()>);
 
 impl Solo {
+    /// In the child of a clone there is only the thread that cloned.
+    pub(crate) fn of_a_clone() -> Solo {
+        Solo(PhantomData)
+    }
+
     /// Looks the number of threads up in `/proc/self/status` (the link count of `/proc/self/task`).
     pub fn prove() -> Result<Solo> {
         let tasks = nix::sys::stat::stat("/proc/self/task")

@@ -1,0 +1,53 @@
+//! DO: nodes and links below `/dev`.
+
+use std::ffi::CStr;
+use std::os::fd::AsFd;
+
+use crate::plan::Device;
+use crate::root::{Entry, Place, RootDir};
+use crate::sys::mount::{self, Depth};
+use crate::sys::{Errno, fs};
+
+/// Makes a node, or binds the host's where that is refused.
+pub(super) fn make(root: &RootDir, device: &Device) -> Result<(), Errno> {
+    if device.bind {
+        return bind(root, device);
+    }
+    let (dir, name) = root.parent(&device.to)?;
+    match fs::mknodat(dir.as_fd(), name, device.mode, device.number) {
+        Ok(()) if device.owner == (0, 0) => Ok(()),
+        Ok(()) => fs::chown_entry(dir.as_fd(), name, Some(device.owner.0), Some(device.owner.1)),
+        Err(errno) if errno.raw() == libc::EPERM => bind(root, device),
+        Err(errno) if errno.raw() == libc::EEXIST => already(root, device),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// A node that is there is fine if it is the one that was asked for.
+fn already(root: &RootDir, device: &Device) -> Result<(), Errno> {
+    let there = fs::fstat(root.find_plain(&device.to)?.as_fd())?;
+    if is_node(&there, device) { Ok(()) } else { Err(Errno::from_raw(libc::EEXIST)) }
+}
+
+fn is_node(stat: &libc::stat, device: &Device) -> bool {
+    stat.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT && stat.st_rdev == device.number
+}
+
+fn bind(root: &RootDir, device: &Device) -> Result<(), Errno> {
+    let host = fs::open(&device.host, libc::O_PATH | libc::O_NOFOLLOW)?;
+    if !is_node(&fs::fstat(host.as_fd())?, device) {
+        return Err(Errno::from_raw(libc::ENODEV));
+    }
+    let node = mount::clone_tree(host.as_fd(), c"", Depth::One)?;
+    let target = root.ensure(&device.to, Entry::File)?;
+    mount::move_mount(node.as_fd(), target.as_fd())
+}
+
+/// Makes a link; whatever is there already stays, as in a rootfs that was used before.
+pub(super) fn link(root: &RootDir, place: &Place, target: &CStr) -> Result<(), Errno> {
+    let (dir, name) = root.parent(place)?;
+    match fs::symlinkat(target, dir.as_fd(), name) {
+        Err(errno) if errno.raw() == libc::EEXIST => Ok(()),
+        done => done,
+    }
+}

@@ -1,0 +1,203 @@
+//! DO: who the process is, and where it stands.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::AsFd;
+
+use super::{Init, Trouble};
+use crate::plan::{Step, User};
+use crate::sys::fs::{self, Resolve};
+use crate::sys::{Errno, process};
+
+/// How far `/etc/passwd` is read in search of a home: a hostile one may be endless.
+const PASSWD_LIMIT: usize = 1 << 20;
+
+impl Init<'_> {
+    pub(super) fn perform_identity(&mut self, step: &Step) -> Result<(), Trouble> {
+        Ok(match step {
+            Step::BecomeRoot => become_root()?,
+            Step::NewSession => process::setsid()?,
+            Step::Keyring => keyring()?,
+            Step::Hostname(name) => process::set_hostname(name)?,
+            Step::Domainname(name) => process::set_domainname(name)?,
+            Step::Sysctl(path, value) => self.write_proc(path, value, Resolve::Strict)?,
+            Step::OomScore(score) => return self.oom_score(score),
+            Step::Limit(number, _, soft, hard) => return limit(*number, *soft, *hard),
+            Step::Personality(persona) => process::set_personality(*persona)?,
+            Step::Scheduler(attributes) => process::set_scheduler(attributes)?,
+            Step::IoPriority(value) => process::set_io_priority(*value)?,
+            Step::Streams => self.place_streams()?,
+            Step::OwnStreams(uid) => self.own_streams(*uid),
+            Step::CloseOnExec(preserved) => close_on_exec(*preserved)?,
+            Step::NoNewPrivileges => process::no_new_privileges()?,
+            Step::Seccomp(program, flags) => process::install_filter(program, *flags)?,
+            Step::Bounding(keep) => bound(*keep)?,
+            Step::User(user) => become_user(user)?,
+            Step::Umask(mask) => drop(fs::umask(*mask)),
+            Step::WorkingDirectory(path) => change_directory(path)?,
+            Step::Capabilities(sets, ambient) => {
+                process::capset(*sets)?;
+                raise_ambient(*ambient)?;
+            }
+            Step::Home(uid) => self.find_home(*uid),
+            Step::Program(places) => self.program = find_program(places)?,
+            _ => return Err(Errno::from_raw(libc::ENOSYS).into()),
+        })
+    }
+
+    fn write_proc(&self, path: &CStr, value: &CStr, resolve: Resolve) -> Result<(), Errno> {
+        let file = fs::openat2(self.ground.proc.as_fd(), path, libc::O_WRONLY, 0, resolve)?;
+        fs::write_once(file.as_fd(), value.to_bytes())
+    }
+
+    /// Lowering the score needs CAP_SYS_RESOURCE; a container without its wish is better than none.
+    fn oom_score(&self, score: &CString) -> Result<(), Trouble> {
+        let refused = |errno: &Errno| matches!(errno.raw(), libc::EACCES | libc::EPERM);
+        match self.write_proc(c"self/oom_score_adj", score, Resolve::OneMount) {
+            Err(errno) if refused(&errno) => Err(Trouble::Minor(errno)),
+            done => Ok(done?),
+        }
+    }
+
+    /// Looks `HOME` up as a login would; without an entry it stays `/`.
+    fn find_home(&mut self, uid: u32) {
+        let Ok(file) = fs::open(c"/etc/passwd", libc::O_RDONLY | libc::O_NONBLOCK) else { return };
+        match fs::fstat(file.as_fd()) {
+            Ok(about) if about.st_mode & libc::S_IFMT == libc::S_IFREG => {}
+            _ => return,
+        }
+        let mut buffer = [0u8; 4096];
+        let (mut filled, mut total) = (0, 0);
+        while total < PASSWD_LIMIT {
+            let Ok(read) = fs::read(file.as_fd(), &mut buffer[filled..]) else { return };
+            total += read;
+            let end = filled + read;
+            let last = read == 0;
+            let mut start = 0;
+            while let Some(length) = line_length(&buffer[start..end], last) {
+                if let Some(home) = home_in(&buffer[start..start + length], uid) {
+                    self.image.env.set_home(home);
+                    return;
+                }
+                start = (start + length + 1).min(end);
+            }
+            if last || (start == 0 && end == buffer.len()) {
+                return;
+            }
+            buffer.copy_within(start..end, 0);
+            filled = end - start;
+        }
+    }
+}
+
+/// Length of the first line, if all of it is there.
+fn line_length(text: &[u8], last: bool) -> Option<usize> {
+    let newline = text.iter().position(|&byte| byte == b'\n');
+    newline.or((last && !text.is_empty()).then_some(text.len()))
+}
+
+/// The home of `uid` in a line `name:password:uid:gid:comment:home:shell`.
+fn home_in(line: &[u8], uid: u32) -> Option<&[u8]> {
+    let mut fields = line.split(|&byte| byte == b':');
+    let mut digits = [0; 10];
+    let length = fs::write_decimal(uid, &mut digits);
+    (fields.nth(2)? == &digits[..length]).then_some(())?;
+    fields.nth(2).filter(|home| home.first() == Some(&b'/'))
+}
+
+/// Uid and gid 0 of a user namespace. Its groups go if they may.
+fn become_root() -> Result<(), Errno> {
+    let _ = process::setgroups(&[]);
+    process::setgid(0)?;
+    process::setuid(0)
+}
+
+/// Kernels without keyrings have none to leak.
+fn keyring() -> Result<(), Errno> {
+    match process::join_session_keyring() {
+        Err(errno) if matches!(errno.raw(), libc::ENOSYS | libc::EPERM | libc::EDQUOT) => Ok(()),
+        done => done,
+    }
+}
+
+/// Sets a limit. Raising the hard one needs CAP_SYS_RESOURCE: where that is missing, as much as is allowed.
+fn limit(number: u32, soft: u64, hard: u64) -> Result<(), Trouble> {
+    let refused = match process::set_limit(number, soft, hard) {
+        Err(errno) if errno.raw() == libc::EPERM => errno,
+        done => return Ok(done?),
+    };
+    let (_, allowed) = process::limit(number)?;
+    process::set_limit(number, soft.min(allowed), hard.min(allowed))?;
+    Err(Trouble::Minor(refused))
+}
+
+fn close_on_exec(preserved: u32) -> Result<(), Errno> {
+    for number in 3..3 + preserved {
+        process::set_close_on_exec(number as i32, false)?;
+    }
+    process::close_on_exec_from(3 + preserved)
+}
+
+/// Drops every capability from the bounding set but these; the kernel's last is where `EINVAL` starts.
+fn bound(keep: u64) -> Result<(), Errno> {
+    for capability in 0..63 {
+        if keep & 1 << capability != 0 {
+            continue;
+        }
+        match process::drop_from_bounding_set(capability) {
+            Err(errno) if errno.raw() == libc::EINVAL => return Ok(()),
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+fn become_user(user: &User) -> Result<(), Errno> {
+    process::keep_capabilities(true)?;
+    if !user.keep_groups {
+        process::setgroups(&user.groups)?;
+    }
+    process::setgid(user.gid)?;
+    process::setuid(user.uid)?;
+    process::keep_capabilities(false)
+}
+
+fn raise_ambient(ambient: u64) -> Result<(), Errno> {
+    process::clear_ambient()?;
+    (0..63).filter(|capability| ambient & 1 << capability != 0).try_for_each(process::raise_ambient)
+}
+
+/// Changes to the directory and makes sure that it lies inside: a path through `/proc/self/fd` does not
+/// (CVE-2024-21626).
+fn change_directory(path: &CString) -> Result<(), Errno> {
+    process::chdir(path)?;
+    if process::cwd_is_inside()? { Ok(()) } else { Err(Errno::from_raw(libc::EXDEV)) }
+}
+
+/// The first place with an executable file; what speaks against the last one otherwise.
+fn find_program(places: &[CString]) -> Result<usize, Errno> {
+    let mut why = Errno::from_raw(libc::ENOENT);
+    for (at, place) in places.iter().enumerate() {
+        match process::may_execute(place) {
+            Ok(()) => return Ok(at),
+            Err(errno) if errno.raw() == libc::EACCES => why = errno,
+            Err(errno) if why.raw() == libc::ENOENT => why = errno,
+            Err(_) => {}
+        }
+    }
+    Err(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::home_in;
+
+    #[test]
+    fn a_line_of_passwd() {
+        assert_eq!(home_in(b"root:x:0:0:root:/root:/bin/sh", 0), Some(&b"/root"[..]));
+        assert_eq!(home_in(b"root:x:0:0:root:/root:/bin/sh", 1), None);
+        assert_eq!(home_in(b"a:x:00:0::/a:/bin/sh", 0), None);
+        assert_eq!(home_in(b"a:x:0:0::relative:/bin/sh", 0), None);
+        assert_eq!(home_in(b"a:x:0", 0), None);
+        assert_eq!(home_in(b"", 0), None);
+    }
+}

@@ -1,0 +1,160 @@
+//! DO: the child after clone3. A loop over the plan's steps; one small function a step.
+//!
+//! Nothing here allocates, formats or logs: whatever a step needs was prepared before the clone, and a failure travels
+//! to the parent as (step, errno), which has the words for it.
+
+mod devices;
+mod hook;
+mod identity;
+mod mounts;
+mod rootfs;
+mod terminal;
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::plan::{Image, Plan, Step};
+use crate::root::RootDir;
+use crate::sys::{Errno, clone, fs, process};
+use crate::talk::{End, Word};
+
+/// What the parent opened for the child.
+#[derive(Debug)]
+pub struct Ground {
+    /// A verified procfs of the host.
+    pub proc: OwnedFd,
+    /// The host's null device, verified, for masks and missing streams.
+    pub null: OwnedFd,
+    /// `cgroup.procs` of every tree to enter.
+    pub doors: Vec<OwnedFd>,
+    /// The slots of the plan.
+    pub slots: Vec<OwnedFd>,
+    /// Standard input, output and error; none of them numbered below 3. `None`: leave as they are.
+    pub streams: Option<[OwnedFd; 3]>,
+    /// The exec fifo, open for reading and writing.
+    pub fifo: Option<OwnedFd>,
+    /// The container's state as JSON, for hooks; the parent fills it in after the clone.
+    pub state: Option<OwnedFd>,
+}
+
+/// The child's own bookkeeping between steps.
+struct Init<'a> {
+    ground: &'a Ground,
+    talk: &'a End,
+    image: &'a mut Image,
+    /// The container's root, once there is one.
+    root: Option<RootDir>,
+    /// The terminal.
+    terminal: Option<OwnedFd>,
+    /// An empty read-only tmpfs, made once and cloned for every directory that is masked.
+    empty: Option<OwnedFd>,
+    /// Which of the places has the program.
+    program: usize,
+}
+
+/// Runs the plan; never returns. On success the process becomes the program.
+pub fn run(mut plan: Plan, ground: &Ground, talk: &End) -> ! {
+    process::reset_signals();
+    fs::umask(0);
+    let mut init = Init { ground, talk, image: &mut plan.image, root: None, terminal: None, empty: None, program: 0 };
+    for at in 0..plan.steps.len() {
+        match init.perform(&plan.steps, at) {
+            Ok(()) => {}
+            Err(Trouble::Minor(errno)) => drop(talk.say(Word::Warned(at as u16, errno))),
+            Err(Trouble::Fatal(errno)) => {
+                // The parent may be gone; then nobody is left to be told.
+                let _ = talk.say(Word::Failed(at as u16, errno));
+                process::leave(1);
+            }
+        }
+    }
+    process::leave(127)
+}
+
+/// How bad a failure is.
+#[derive(Debug)]
+enum Trouble {
+    /// The step is left out, and the user is told.
+    Minor(Errno),
+    /// The container cannot be.
+    Fatal(Errno),
+}
+
+impl From<Errno> for Trouble {
+    fn from(errno: Errno) -> Trouble {
+        Trouble::Fatal(errno)
+    }
+}
+
+impl Init<'_> {
+    fn perform(&mut self, steps: &[Step], at: usize) -> Result<(), Trouble> {
+        let Some(step) = steps.get(at) else { return Ok(()) };
+        match step {
+            Step::Await(word) => Ok(self.talk.expect(*word)?),
+            Step::Say(word) => Ok(self.talk.say(*word)?),
+            Step::EnterCgroups => Ok(self.enter_cgroups()?),
+            Step::Join(of, slot, _) => Ok(clone::setns(self.slot(*slot)?.as_fd(), *of)?),
+            Step::UnshareCgroup => Ok(clone::unshare(clone::flags::CGROUP)?),
+            Step::Hide => Ok(process::set_dumpable(false)?),
+            Step::AwaitStart => Ok(self.await_start()?),
+            Step::Hook(hook) => Ok(hook::run(hook, self.ground.state.as_ref())?),
+            Step::Exec => Err(self.exec(steps).into()),
+            other => self.perform_filesystem(other),
+        }
+    }
+
+    fn perform_filesystem(&mut self, step: &Step) -> Result<(), Trouble> {
+        Ok(match step {
+            Step::Propagation(flags) => rootfs::set_propagation(*flags, crate::sys::mount::Depth::All)?,
+            Step::RootPropagation(flags, depth) => rootfs::set_propagation(*flags, *depth)?,
+            Step::Root(path) => self.root = Some(rootfs::attach(path)?),
+            Step::Mount(mount) => {
+                let ground = self.ground;
+                mounts::mount(self.root()?, mount, ground)?;
+            }
+            Step::Directory(place) => drop(self.root()?.ensure(place, crate::root::Entry::Directory)?),
+            Step::Device(device) => devices::make(self.root()?, device)?,
+            Step::Link(place, target) => devices::link(self.root()?, place, target)?,
+            Step::Terminal(size) => self.open_terminal(*size)?,
+            Step::Console(place) => self.mount_console(place)?,
+            Step::Mask(place) => self.mask(place)?,
+            Step::ReadOnly(place) => rootfs::make_read_only(self.root()?, place)?,
+            Step::ReadOnlyRoot => rootfs::make_root_read_only(self.root()?)?,
+            Step::Pivot => rootfs::pivot(self.root()?)?,
+            Step::MoveRoot => rootfs::move_root(self.root()?)?,
+            other => self.perform_identity(other)?,
+        })
+    }
+
+    fn enter_cgroups(&self) -> Result<(), Errno> {
+        self.ground.doors.iter().try_for_each(|door| fs::write_once(door.as_fd(), b"0"))
+    }
+
+    fn await_start(&self) -> Result<(), Errno> {
+        let Some(fifo) = &self.ground.fifo else { return Ok(()) };
+        let mut byte = [0; 1];
+        fs::read(fifo.as_fd(), &mut byte).map(drop)
+    }
+
+    fn slot(&self, slot: usize) -> Result<&OwnedFd, Errno> {
+        self.ground.slots.get(slot).ok_or(Errno::from_raw(libc::EBADF))
+    }
+
+    /// The container's root; for an exec, which has joined its mount namespace, that is `/`.
+    fn root(&mut self) -> Result<&RootDir, Errno> {
+        if self.root.is_none() {
+            self.root = Some(RootDir::new(fs::open(c"/", libc::O_PATH | libc::O_DIRECTORY)?));
+        }
+        self.root.as_ref().ok_or(Errno::from_raw(libc::ENOTDIR))
+    }
+
+    fn exec(&self, steps: &[Step]) -> Errno {
+        let places = steps.iter().find_map(|step| match step {
+            Step::Program(places) => Some(places),
+            _ => None,
+        });
+        match places.and_then(|places| places.get(self.program)) {
+            Some(path) => process::execve(path, &self.image.args, &self.image.env),
+            None => Errno::from_raw(libc::ENOENT),
+        }
+    }
+}

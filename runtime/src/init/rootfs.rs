@@ -1,0 +1,94 @@
+//! DO: the rootfs from a path on the host to `/`, and what is hidden in it.
+
+use std::ffi::CStr;
+use std::os::fd::AsFd;
+
+use super::Init;
+use super::mounts::set;
+use crate::root::{Place, RootDir};
+use crate::sys::mount::{self, Depth, MountAttr, attr};
+use crate::sys::{Errno, fs, process};
+
+const READ_ONLY: MountAttr = MountAttr { set: attr::RDONLY, clear: 0, propagation: 0, userns_fd: 0 };
+
+fn propagation(flags: u64) -> MountAttr {
+    MountAttr { propagation: flags, ..MountAttr::default() }
+}
+
+/// Propagation of `/`.
+pub(super) fn set_propagation(flags: u64, depth: Depth) -> Result<(), Errno> {
+    let root = fs::open(c"/", libc::O_PATH)?;
+    set(&root, depth, propagation(flags))
+}
+
+/// Clones the rootfs and stacks the copy on `/`, where nothing on the host is its parent: neither the mount that the
+/// bundle lies on nor its peers learn of it. Only `/` has to be private for that, which pivot_root(2) wants anyway.
+pub(super) fn attach(path: &CStr) -> Result<RootDir, Errno> {
+    let old = fs::open(c"/", libc::O_PATH | libc::O_DIRECTORY)?;
+    let tree = mount::clone_path(path, Depth::All)?;
+    set(&tree, Depth::All, propagation(libc::MS_PRIVATE))?;
+    set(&old, Depth::One, propagation(libc::MS_PRIVATE))?;
+    mount::move_mount(tree.as_fd(), old.as_fd())?;
+    Ok(RootDir::new(tree))
+}
+
+/// A path that is not there needs no protection.
+fn unless_missing<T>(found: Result<T, Errno>) -> Result<Option<T>, Errno> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(errno) if matches!(errno.raw(), libc::ENOENT | libc::ENOTDIR) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Binds a path, with all below, read-only onto itself.
+pub(super) fn make_read_only(root: &RootDir, place: &Place) -> Result<(), Errno> {
+    let Some(target) = unless_missing(root.find(place))? else { return Ok(()) };
+    let tree = mount::clone_tree(target.as_fd(), c"", Depth::All)?;
+    set(&tree, Depth::All, READ_ONLY)?;
+    mount::move_mount(tree.as_fd(), target.as_fd())
+}
+
+/// The root mount alone: what is mounted below keeps its own attributes.
+pub(super) fn make_root_read_only(root: &RootDir) -> Result<(), Errno> {
+    mount::mount_setattr(root.as_fd(), c"", Depth::One, &READ_ONLY)
+}
+
+/// pivot_root(".", ".") (pivot_root(2), "NOTES"): the old root ends up stacked on the new one and is detached, slave
+/// first so that the host does not lose its mounts.
+pub(super) fn pivot(root: &RootDir) -> Result<(), Errno> {
+    let old = fs::open(c"/", libc::O_PATH | libc::O_DIRECTORY)?;
+    process::fchdir(root.as_fd())?;
+    mount::pivot_here()?;
+    process::fchdir(old.as_fd())?;
+    set(&old, Depth::All, propagation(libc::MS_SLAVE))?;
+    mount::detach(c".")?;
+    process::chdir(c"/")
+}
+
+/// For a root on the initial ramfs, which cannot be pivoted away.
+pub(super) fn move_root(root: &RootDir) -> Result<(), Errno> {
+    process::fchdir(root.as_fd())?;
+    process::chroot_here()?;
+    process::chdir(c"/")
+}
+
+impl Init<'_> {
+    /// Covers a file with the host's null device (verified before the clone), a directory with an empty tmpfs.
+    pub(super) fn mask(&mut self, place: &Place) -> Result<(), Errno> {
+        let Some(target) = unless_missing(self.root()?.find(place))? else { return Ok(()) };
+        if fs::fstat(target.as_fd())?.st_mode & libc::S_IFMT != libc::S_IFDIR {
+            let null = mount::clone_tree(self.ground.null.as_fd(), c"", Depth::One)?;
+            return mount::move_mount(null.as_fd(), target.as_fd());
+        }
+        if self.empty.is_none() {
+            let fs = mount::fsopen(c"tmpfs")?;
+            mount::fsconfig_set(fs.as_fd(), c"size", Some(c"0"))?;
+            mount::fsconfig_create(fs.as_fd())?;
+            self.empty = Some(mount::fsmount(fs.as_fd(), attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC)?);
+        }
+        let Some(empty) = &self.empty else { return Err(Errno::from_raw(libc::EBADF)) };
+        let copy = mount::clone_tree(empty.as_fd(), c"", Depth::One)?;
+        mount::move_mount(copy.as_fd(), target.as_fd())
+    }
+}

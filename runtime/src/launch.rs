@@ -1,0 +1,236 @@
+//! The parent's half of a plan: open what is to be opened, clone, listen to the child.
+
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use crate::cgroup::Doors;
+use crate::create::Stdio;
+use crate::error::{Context, Error, Kind, Result};
+use crate::init::{self, Ground};
+use crate::plan::{Around, Open, Plan, Step, namespace_names};
+use crate::sys::clone::{self, Side, flags};
+use crate::sys::{Errno, Solo, fs, mount, process};
+use crate::talk::{self, End, Word};
+
+const PROC_MAGIC: i64 = 0x9fa0;
+
+/// A cloned process, and the conversation with it.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) talk: End,
+}
+
+/// Opens a procfs and makes sure that it is one.
+pub(crate) fn procfs() -> Result<OwnedFd> {
+    let proc = fs::open(c"/proc", libc::O_PATH | libc::O_DIRECTORY).context(|| "open /proc")?;
+    match fs::magic(proc.as_fd()).context(|| "look at /proc")? {
+        PROC_MAGIC => Ok(proc),
+        _ => Err(Error::new(Kind::Unsupported, "/proc is not a procfs")),
+    }
+}
+
+/// Opens the null device and makes sure that it is the one (CVE-2025-31133).
+fn null() -> Result<OwnedFd> {
+    let null = fs::open(c"/dev/null", libc::O_RDWR).context(|| "open /dev/null")?;
+    let about = fs::fstat(null.as_fd()).context(|| "look at /dev/null")?;
+    if about.st_mode & libc::S_IFMT == libc::S_IFCHR && about.st_rdev == libc::makedev(1, 3) {
+        Ok(null)
+    } else {
+        Err(Error::new(Kind::Unsupported, "/dev/null is not the null device"))
+    }
+}
+
+/// Opens everything that the child will need. Slots below `given` have been opened by the caller.
+pub(crate) fn ground(plan: &Plan, given: Vec<OwnedFd>, doors: &mut Doors, stdio: &Stdio<'_>) -> Result<Ground> {
+    let mut slots = given;
+    for open in plan.opens.list() {
+        slots.push(match open {
+            Open::Namespace(of, path) => namespace(*of, path, plan.guards_network)?,
+            Open::Tree(path, depth) => {
+                mount::clone_path(path, *depth).context(|| format!("clone the mount {}", path.to_string_lossy()))?
+            }
+        });
+    }
+    let null = null()?;
+    Ok(Ground {
+        proc: procfs()?,
+        streams: streams(stdio, &null)?,
+        null,
+        doors: std::mem::take(&mut doors.procs),
+        slots,
+        fifo: None,
+        state: None,
+    })
+}
+
+fn namespace(of: u64, path: &std::ffi::CStr, guards_network: bool) -> Result<OwnedFd> {
+    let name = || format!("open the {} namespace {}", namespace_names(of), path.to_string_lossy());
+    let opened = fs::open(path, libc::O_RDONLY).context(name)?;
+    if of == flags::NETWORK && guards_network {
+        let own = fs::open(c"/proc/self/ns/net", libc::O_RDONLY).context(|| "open /proc/self/ns/net")?;
+        let number = |fd: &OwnedFd| fs::fstat(fd.as_fd()).map(|about| (about.st_dev, about.st_ino));
+        if number(&own).context(name)? == number(&opened).context(name)? {
+            let what = "linux.sysctl: net.* would change the host, whose network namespace this container has";
+            return Err(Error::new(Kind::Invalid, what));
+        }
+    }
+    Ok(opened)
+}
+
+/// The three streams, none of them numbered below 3, so that placing one does not overwrite another.
+fn streams(stdio: &Stdio<'_>, null: &OwnedFd) -> Result<Option<[OwnedFd; 3]>> {
+    let Stdio::Fds { stdin, stdout, stderr } = stdio else { return Ok(None) };
+    let lift = |fd: &Option<BorrowedFd<'_>>| {
+        process::dup_above_streams(fd.unwrap_or(null.as_fd())).context(|| "duplicate a standard stream")
+    };
+    Ok(Some([lift(stdin)?, lift(stdout)?, lift(stderr)?]))
+}
+
+/// Clones the child into its namespaces; the child never comes back from here.
+pub(crate) fn launch(
+    plan: Plan,
+    ground: Ground,
+    cgroup: Option<BorrowedFd<'_>>,
+    alone: &Solo,
+) -> Result<(Launched, Words)> {
+    crate::plan::check_size(&plan)?;
+    let (ours, theirs) = talk::pair()?;
+    let mut restore = Vec::new();
+    let stood = stand_around(&plan, &ground, &mut restore);
+    let side = match stood {
+        Ok(()) => {
+            clone::clone3(alone, plan.cloned, cgroup).context(|| format!("clone {}", namespace_names(plan.cloned)))
+        }
+        Err(why) => Err(why),
+    };
+    if let Ok(Side::Child) = side {
+        init::run(plan, &ground, &theirs);
+    }
+    let restored = restore.iter().try_for_each(|(of, fd): &(u64, OwnedFd)| clone::setns(fd.as_fd(), *of));
+    let Side::Parent(pid, pidfd) = side? else { process::leave(1) };
+    let launched = Launched { pid, pidfd, talk: ours };
+    restored.context(|| "return to the own namespaces")?;
+    Ok((launched, Words(plan.steps)))
+}
+
+/// Enters what the child is to be born into; `restore` gets the way back.
+fn stand_around(plan: &Plan, ground: &Ground, restore: &mut Vec<(u64, OwnedFd)>) -> Result<()> {
+    for around in &plan.around {
+        match around {
+            Around::Join(of, slot) => {
+                remember(*of, restore)?;
+                let fd = ground.slots.get(*slot).ok_or_else(|| Error::new(Kind::System, "a slot is empty"))?;
+                clone::setns(fd.as_fd(), *of).context(|| format!("join the {} namespace", namespace_names(*of)))?;
+            }
+            Around::NewTime(offsets) => {
+                remember(flags::TIME, restore)?;
+                clone::unshare(flags::TIME).context(|| "unshare the time namespace")?;
+                std::fs::write("/proc/self/timens_offsets", offsets).context(|| "linux.timeOffsets")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn remember(of: u64, restore: &mut Vec<(u64, OwnedFd)>) -> Result<()> {
+    let names = [
+        (flags::PID, c"/proc/self/ns/pid"),
+        (flags::TIME, c"/proc/self/ns/time"),
+        (flags::NETWORK, c"/proc/self/ns/net"),
+        (flags::UTS, c"/proc/self/ns/uts"),
+        (flags::IPC, c"/proc/self/ns/ipc"),
+        (flags::CGROUP, c"/proc/self/ns/cgroup"),
+    ];
+    for (flag, path) in names.into_iter().filter(|(flag, _)| of & flag != 0) {
+        restore.push((flag, fs::open(path, libc::O_RDONLY).context(|| "open an own namespace")?));
+    }
+    Ok(())
+}
+
+/// The steps of a plan, kept by the parent for their words.
+#[derive(Debug)]
+pub(crate) struct Words(Vec<Step>);
+
+impl Words {
+    /// The sentence for a failure that the child reported.
+    pub(crate) fn explain(&self, step: u16, errno: Errno) -> Error {
+        let Some(step) = self.0.get(usize::from(step)) else {
+            return Error::system(format!("step {step}"), errno);
+        };
+        let error = Error::system(step.to_string(), errno);
+        match step {
+            Step::Program(_) | Step::Exec => error.as_kind(Kind::Program),
+            Step::WorkingDirectory(_) if errno.raw() == libc::EXDEV => {
+                Error::new(Kind::Invalid, format!("{step}: the working directory is outside of the container"))
+            }
+            Step::Hook(_) if errno.raw() == libc::ETIME => {
+                Error::new(Kind::System, format!("{step}: not done in time"))
+            }
+            Step::Hook(_) if errno.raw() == libc::EIO => Error::new(Kind::System, format!("{step}: it failed")),
+            Step::Mount(_) if errno.raw() == libc::ELOOP => {
+                Error::new(Kind::Invalid, format!("{step}: has to be mounted on an ordinary directory, not on a link"))
+            }
+            _ => error,
+        }
+    }
+
+    /// The sentence for a wish that could not be met.
+    pub(crate) fn warn(&self, step: u16, errno: Errno) -> String {
+        let step = self.0.get(usize::from(step)).map(ToString::to_string).unwrap_or_default();
+        format!("{step}: {errno}; left as it is")
+    }
+}
+
+/// What the child said on its way.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    /// The master of its terminal.
+    pub(crate) console: Option<OwnedFd>,
+    /// Sentences.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Listens until the child is ready, or has become the program. `hooks` runs when the child asks for it.
+pub(crate) fn listen(talk: &End, words: &Words, mut hooks: impl FnMut() -> Result<()>) -> Result<Heard> {
+    let mut heard = Heard::default();
+    loop {
+        match talk.hear().context(|| "hear from the container's first process")? {
+            None | Some((Word::Ready, _)) => return Ok(heard),
+            Some((Word::Console, fd)) => heard.console = fd,
+            Some((Word::Warned(step, errno), _)) => heard.warnings.push(words.warn(step, errno)),
+            Some((Word::Failed(step, errno), _)) => return Err(words.explain(step, errno)),
+            Some((Word::Hooks, _)) => {
+                hooks()?;
+                talk.say(Word::Hooked).context(|| "speak to the container's first process")?;
+            }
+            Some((word, _)) => return Err(Error::new(Kind::System, format!("unexpected {word:?} from the child"))),
+        }
+    }
+}
+
+/// Refuses to hand down descriptors that are not open.
+pub(crate) fn check_preserved(count: u32) -> Result<()> {
+    for number in 3..3 + count {
+        if process::is_open(number as i32) {
+            continue;
+        }
+        let what = format!("--preserve-fds {count}: descriptor {number} is not open");
+        return Err(Error::new(Kind::Invalid, what));
+    }
+    Ok(())
+}
+
+/// Sends a terminal's master to whoever listens at the console socket, with the terminal's name as text (as runc does).
+pub(crate) fn send_console(socket: &Path, master: &OwnedFd) -> Result<()> {
+    let stream = std::os::unix::net::UnixStream::connect(socket)
+        .context(|| format!("connect to the console socket {}", socket.display()))?;
+    crate::sys::socket::send(stream.as_fd(), b"/dev/ptmx", Some(master.as_fd()))
+        .context(|| format!("send the terminal {} to {}", master.as_raw_fd(), socket.display()))
+}
+
+/// Writes the pid in decimal, without a newline, as runc does.
+pub(crate) fn write_pid_file(path: Option<&Path>, pid: i32) -> Result<()> {
+    path.map_or(Ok(()), |path| crate::state::replace(path, pid.to_string().as_bytes()))
+}

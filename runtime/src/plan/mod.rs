@@ -1,0 +1,307 @@
+//! DECIDE: an OCI specification and a few facts about the host become a list of steps. Pure; printed by the tests.
+//!
+//! Nothing here makes a system call. What has to be opened before the clone is listed ([`Opens`]), what a step needs
+//! is prepared (C strings, filter programs), so that the child neither allocates nor formats.
+
+mod devices;
+mod identity;
+mod mounts;
+mod namespaces;
+mod options;
+mod process;
+mod step;
+mod sysctl;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Linux, Process, Spec};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::root::Place;
+use crate::sys::clone::flags;
+use crate::sys::mount::Depth;
+use crate::talk::Word;
+
+pub use namespaces::flag;
+pub use process::Image;
+pub use step::{Device, Hook, Mount, Slot, Step, Target, User, What, namespace_names};
+
+/// What a plan has to know of the host.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// Where each cgroup tree is mounted.
+    pub cgroups: Vec<CgroupMount>,
+    /// The container's cgroup below each of these.
+    pub cgroup: PathBuf,
+    /// Capabilities that this process has, one bit each.
+    pub permitted: u64,
+}
+
+/// One cgroup tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupMount {
+    /// Its mount point.
+    pub mount: PathBuf,
+    /// Version 2.
+    pub v2: bool,
+}
+
+/// A seccomp filter, compiled.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// The program.
+    pub program: Vec<libc::sock_filter>,
+    /// Flags of seccomp(2).
+    pub flags: u32,
+}
+
+/// How the caller wants the process to be started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Wait at the exec fifo once everything is set up (`create`), rather than go on (`run`).
+    pub wait: bool,
+    /// Without pivot_root(2).
+    pub no_pivot: bool,
+    /// Keep the session keyring.
+    pub no_new_keyring: bool,
+    /// Descriptors from 3 on that are handed down.
+    pub preserve_fds: u32,
+}
+
+/// Descriptors that the parent opens before the clone; steps refer to them by [`Slot`].
+#[derive(Debug, Default)]
+pub struct Opens {
+    list: Vec<Open>,
+    /// The child will not be allowed to open paths of the host by itself.
+    in_user_namespace: bool,
+}
+
+/// One descriptor to be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Open {
+    /// A namespace of this kind.
+    Namespace(u64, CString),
+    /// A detached copy of a mount.
+    Tree(CString, Depth),
+}
+
+impl Opens {
+    fn namespace(&mut self, kind: u64, path: &str) -> Result<Slot> {
+        self.list.push(Open::Namespace(kind, c_string(path)?));
+        Ok(self.list.len() - 1)
+    }
+
+    fn tree(&mut self, path: CString, depth: Depth) -> Slot {
+        self.list.push(Open::Tree(path, depth));
+        self.list.len() - 1
+    }
+
+    /// In the order of the slots.
+    pub fn list(&self) -> &[Open] {
+        &self.list
+    }
+}
+
+/// What the parent does around the clone and undoes after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Around {
+    /// Stand in this namespace.
+    Join(u64, Slot),
+    /// Make a time namespace with these offsets for the child.
+    NewTime(String),
+}
+
+/// Texts of `/proc/<pid>/uid_map` and `gid_map`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdMaps {
+    /// Lines of container id, host id, count.
+    pub uid: String,
+    /// The same for groups.
+    pub gid: String,
+}
+
+/// Everything that is to happen.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// What the parent opens first.
+    pub opens: Opens,
+    /// What it does around the clone.
+    pub around: Vec<Around>,
+    /// Namespaces that clone3 makes.
+    pub cloned: u64,
+    /// For a new user namespace.
+    pub maps: Option<IdMaps>,
+    /// What the child does.
+    pub steps: Vec<Step>,
+    /// The program that it becomes.
+    pub image: Image,
+    /// A joined network namespace must not be the host's: sysctls are going to be written.
+    pub guards_network: bool,
+    /// Sentences about what will be missing.
+    pub warnings: Vec<String>,
+}
+
+/// Plans a container's first process. `bundle` is absolute; `filter` belongs to `linux.seccomp`.
+///
+/// # Errors
+/// `Invalid` with a JSON path.
+pub fn create(spec: &Spec, bundle: &Path, host: &Host, filter: Option<Filter>, wishes: Wishes) -> Result<Plan> {
+    let (Some(linux), Some(process), Some(root)) = (spec.linux(), spec.process(), spec.root()) else {
+        return Err(Error::new(Kind::Invalid, "process, root and linux: are needed"));
+    };
+    let mut plan = Plan { image: process::image(process)?, ..Plan::default() };
+    let spaces = namespaces::decide(linux, &mut plan.opens)?;
+    plan.cloned = spaces.cloned;
+    plan.around = spaces.around;
+    plan.maps = spaces.maps;
+
+    plan.steps.extend(process::oom_score(process)?);
+    plan.steps.push(Step::EnterCgroups);
+    if plan.maps.is_some() {
+        plan.steps.push(Step::Await(Word::Mapped));
+    }
+    plan.steps.extend(spaces.joins);
+    if spaces.other_user {
+        plan.steps.push(Step::BecomeRoot);
+    }
+    plan.steps.push(Step::NewSession);
+    if spaces.own_cgroup {
+        plan.steps.push(Step::UnshareCgroup);
+    }
+    let rootfs = bundle.join(root.path());
+    filesystem(&mut plan, spec, linux, &rootfs, bundle, host, spaces.other_user, wishes)?;
+    if let Some(name) = spec.hostname().as_ref().filter(|name| !name.is_empty()) {
+        plan.steps.push(Step::Hostname(c_string(name)?));
+    }
+    if let Some(name) = spec.domainname().as_ref().filter(|name| !name.is_empty()) {
+        plan.steps.push(Step::Domainname(c_string(name)?));
+    }
+    let (sysctls, network) = sysctl::decide(linux)?;
+    plan.steps.extend(sysctls);
+    plan.guards_network = network;
+    let host = if spaces.other_user { &Host { permitted: u64::MAX >> 1, ..host.clone() } } else { host };
+    process::become_it(&mut plan, Some(spec), process, host, filter, wishes)?;
+    Ok(plan)
+}
+
+/// The part of a plan that builds the container's file system and moves into it.
+#[allow(clippy::too_many_arguments, reason = "each is a different kind of fact")]
+fn filesystem(
+    plan: &mut Plan,
+    spec: &Spec,
+    linux: &Linux,
+    rootfs: &Path,
+    bundle: &Path,
+    host: &Host,
+    other_user: bool,
+    wishes: Wishes,
+) -> Result<()> {
+    let (propagation, at_the_end) = mounts::propagation(linux)?;
+    plan.steps.push(Step::Propagation(propagation));
+    plan.steps.push(Step::Root(c_string(path_text(rootfs)?)?));
+    let mounts = mounts::decide(spec, bundle, host, &mut plan.opens)?;
+    plan.steps.extend(mounts);
+    let process = spec.process().as_ref();
+    if !mounts::binds_dev(spec) {
+        plan.steps.extend(devices::decide(spec, linux, other_user)?);
+    }
+    if let Some(process) = process.filter(|process| process.terminal().unwrap_or(false)) {
+        plan.steps.push(Step::Terminal(process::console_size(process)));
+        plan.steps.push(Step::Console(Place::new("/dev/console")?));
+    }
+    process::hooks_in_the_middle(plan, spec)?;
+    if let Some(process) = process {
+        let cwd = Place::new(path_text(process.cwd())?)?;
+        if !cwd.is_root() {
+            plan.steps.push(Step::Directory(cwd));
+        }
+    }
+    for path in linux.readonly_paths().iter().flatten() {
+        plan.steps.push(Step::ReadOnly(Place::new(path)?));
+    }
+    for path in linux.masked_paths().iter().flatten() {
+        plan.steps.push(Step::Mask(Place::new(path)?));
+    }
+    if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
+        plan.steps.push(Step::ReadOnlyRoot);
+    }
+    plan.steps.push(if wishes.no_pivot { Step::MoveRoot } else { Step::Pivot });
+    if let Some((flags, depth)) = at_the_end {
+        plan.steps.push(Step::RootPropagation(flags, depth));
+    }
+    Ok(())
+}
+
+/// What an exec has to know of the container it enters.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Inside {
+    /// Namespaces that differ from the runtime's, without those of pid and time: the parent stands in these.
+    pub spaces: u64,
+    /// Pid and time namespaces, likewise.
+    pub around: u64,
+}
+
+/// Plans one more process in a running container. Slot 0 is a pidfd of its first process.
+///
+/// # Errors
+/// `Invalid` with a path into the process.
+pub fn exec(process: &Process, inside: Inside, host: &Host, filter: Option<Filter>, wishes: Wishes) -> Result<Plan> {
+    let mut plan = Plan { image: process::image(process)?, ..Plan::default() };
+    if inside.around != 0 {
+        plan.around.push(Around::Join(inside.around, 0));
+    }
+    plan.steps.push(Step::Hide);
+    plan.steps.extend(process::oom_score(process)?);
+    plan.steps.push(Step::EnterCgroups);
+    if inside.spaces != 0 {
+        plan.steps.push(Step::Join(inside.spaces, 0, "of the container".into()));
+    }
+    let other_user = inside.spaces & flags::USER != 0;
+    if other_user {
+        plan.steps.push(Step::BecomeRoot);
+    }
+    plan.steps.push(Step::NewSession);
+    if process.terminal().unwrap_or(false) {
+        plan.steps.push(Step::Terminal(process::console_size(process)));
+    }
+    let host = if other_user { &Host { permitted: u64::MAX >> 1, ..host.clone() } } else { host };
+    process::become_it(&mut plan, None, process, host, filter, wishes)?;
+    Ok(plan)
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for around in &self.around {
+            match around {
+                Around::Join(of, _) => writeln!(f, "around the clone: join {}", namespace_names(*of))?,
+                Around::NewTime(offsets) => writeln!(f, "around the clone: unshare time {}", offsets.trim_end())?,
+            }
+        }
+        writeln!(f, "clone {}", namespace_names(self.cloned))?;
+        if let Some(maps) = &self.maps {
+            writeln!(f, "map uids {}, gids {}", maps.uid.trim_end(), maps.gid.trim_end())?;
+        }
+        self.steps.iter().try_for_each(|step| writeln!(f, "{step}"))
+    }
+}
+
+/// A C string, or the sentence that a zero byte earns.
+fn c_string(text: &str) -> Result<CString> {
+    CString::new(text).map_err(|_| Error::new(Kind::Invalid, format!("{text:?}: has a zero byte")))
+}
+
+/// A path as text: the specification is JSON, so every path in it is.
+fn path_text(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| Error::new(Kind::Invalid, format!("{}: is not UTF-8", path.display())))
+}
+
+/// Steps are numbered with 16 bits on the wire.
+pub(crate) fn check_size(plan: &Plan) -> Result<()> {
+    match u16::try_from(plan.steps.len()) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::new(Kind::Invalid, "more than 65535 steps")).context(|| "plan"),
+    }
+}

@@ -1,0 +1,92 @@
+//! DECIDE: which namespaces the clone makes, which the child joins, and which the parent stands in around the clone.
+
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
+
+use super::step::Step;
+use super::{Around, IdMaps, Opens, path_text};
+use crate::error::Result;
+use crate::spec::is_joined;
+use crate::sys::clone::flags;
+
+/// What the namespaces of a specification come to.
+#[derive(Debug, Default)]
+pub(super) struct Namespaces {
+    /// Made by clone3 itself.
+    pub(super) cloned: u64,
+    /// Entered or made by the parent around the clone, because a process is born into them (pid, time), or because
+    /// the child would no longer be allowed to (a new user namespace).
+    pub(super) around: Vec<Around>,
+    /// Joined by the child, the user namespace first.
+    pub(super) joins: Vec<Step>,
+    /// A cgroup namespace is made once the cgroup has been entered: clone3 would root it in the parent's.
+    pub(super) own_cgroup: bool,
+    /// For a new user namespace.
+    pub(super) maps: Option<IdMaps>,
+    /// The container lives in another user namespace than the runtime.
+    pub(super) other_user: bool,
+}
+
+/// The kernel's flag for a type of the specification.
+pub fn flag(kind: LinuxNamespaceType) -> u64 {
+    match kind {
+        LinuxNamespaceType::Mount => flags::MOUNT,
+        LinuxNamespaceType::Cgroup => flags::CGROUP,
+        LinuxNamespaceType::Uts => flags::UTS,
+        LinuxNamespaceType::Ipc => flags::IPC,
+        LinuxNamespaceType::User => flags::USER,
+        LinuxNamespaceType::Pid => flags::PID,
+        LinuxNamespaceType::Network => flags::NETWORK,
+        LinuxNamespaceType::Time => flags::TIME,
+    }
+}
+
+pub(super) fn decide(linux: &Linux, opens: &mut Opens) -> Result<Namespaces> {
+    let mut found = Namespaces::default();
+    let listed = linux.namespaces().as_deref().unwrap_or_default();
+    let makes_user = listed.iter().any(|space| space.typ() == LinuxNamespaceType::User && !is_joined(space));
+    found.other_user = listed.iter().any(|space| space.typ() == LinuxNamespaceType::User);
+    opens.in_user_namespace = found.other_user;
+    for space in listed {
+        let of = flag(space.typ());
+        match space.path().as_deref().filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => {
+                let path = path_text(path)?;
+                let slot = opens.namespace(of, path)?;
+                if makes_user || of == flags::PID || of == flags::TIME {
+                    found.around.push(Around::Join(of, slot));
+                } else if of == flags::USER {
+                    found.joins.insert(0, Step::Join(of, slot, path.to_owned()));
+                } else {
+                    found.joins.push(Step::Join(of, slot, path.to_owned()));
+                }
+            }
+            None if of == flags::CGROUP => found.own_cgroup = true,
+            None if of == flags::TIME && linux.time_offsets().is_some() => {
+                found.around.push(Around::NewTime(offsets(linux)));
+            }
+            None => found.cloned |= of,
+        }
+    }
+    if makes_user {
+        found.maps = Some(IdMaps { uid: map(linux.uid_mappings()), gid: map(linux.gid_mappings()) });
+    }
+    Ok(found)
+}
+
+/// The text of a `uid_map`.
+fn map(mappings: &Option<Vec<LinuxIdMapping>>) -> String {
+    let line = |map: &LinuxIdMapping| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size());
+    mappings.iter().flatten().map(line).collect()
+}
+
+/// The text of `timens_offsets`.
+fn offsets(linux: &Linux) -> String {
+    let clocks = linux.time_offsets().iter().flatten();
+    let mut lines: Vec<String> = clocks
+        .map(|(clock, offset)| {
+            format!("{clock} {} {}\n", offset.secs().unwrap_or_default(), offset.nanosecs().unwrap_or_default())
+        })
+        .collect();
+    lines.sort();
+    lines.concat()
+}

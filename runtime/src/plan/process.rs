@@ -1,0 +1,160 @@
+//! DECIDE: the last part of every plan, in which a process in its place becomes the program.
+//!
+//! The order is what makes it safe: privileges first gained by nobody (`no_new_privs`), then dropped, and the seccomp
+//! filter last, so that it need not allow what only the set-up does. Without `no_new_privs` the filter needs
+//! CAP_SYS_ADMIN and has to come before the capabilities go.
+
+use oci_spec::runtime::{Hook as OciHook, Process, Spec};
+
+use super::step::{Hook, Step};
+use super::{Filter, Host, Plan, Wishes, c_string, identity, path_text};
+use crate::error::Result;
+use crate::sys::process::CStringArray;
+use crate::talk::Word;
+
+/// Where programs are looked for when the environment has no `PATH` (execvp(3)).
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Arguments and environment of the program.
+#[derive(Debug, Default)]
+pub struct Image {
+    /// Arguments.
+    pub args: CStringArray,
+    /// Environment, with room for a `HOME` that is found later.
+    pub env: CStringArray,
+}
+
+pub(super) fn image(process: &Process) -> Result<Image> {
+    let strings =
+        |list: &Option<Vec<String>>| -> Result<Vec<_>> { list.iter().flatten().map(|text| c_string(text)).collect() };
+    let args = CStringArray::new(strings(process.args())?);
+    let env = strings(process.env())?;
+    let env = if lacks_home(process) { CStringArray::with_home(env) } else { CStringArray::new(env) };
+    Ok(Image { args, env })
+}
+
+fn lacks_home(process: &Process) -> bool {
+    !process.env().iter().flatten().any(|pair| pair.strip_prefix("HOME=").is_some_and(|home| !home.is_empty()))
+}
+
+/// `process.oomScoreAdj`, first of all: later the file belongs to somebody else.
+pub(super) fn oom_score(process: &Process) -> Result<Option<Step>> {
+    process.oom_score_adj().map(|score| Ok(Step::OomScore(c_string(&score.to_string())?))).transpose()
+}
+
+/// Rows and columns.
+pub(super) fn console_size(process: &Process) -> Option<(u16, u16)> {
+    let size = process.console_size()?;
+    let (rows, columns) = (u16::try_from(size.height()).ok()?, u16::try_from(size.width()).ok()?);
+    (rows != 0 || columns != 0).then_some((rows, columns))
+}
+
+/// Runtime hooks (in the parent) and `createContainer` hooks, between the mounts and the pivot.
+#[allow(deprecated, reason = "prestart hooks are deprecated but in wide use")]
+pub(super) fn hooks_in_the_middle(plan: &mut Plan, spec: &Spec) -> Result<()> {
+    let Some(hooks) = spec.hooks() else { return Ok(()) };
+    let any = |list: &Option<Vec<OciHook>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    if any(hooks.prestart()) || any(hooks.create_runtime()) {
+        plan.steps.push(Step::Say(Word::Hooks));
+        plan.steps.push(Step::Await(Word::Hooked));
+    }
+    for found in hooks.create_container().iter().flatten() {
+        plan.steps.push(hook("createContainer", found)?);
+    }
+    Ok(())
+}
+
+fn hook(kind: &'static str, hook: &OciHook) -> Result<Step> {
+    let path = c_string(path_text(hook.path())?)?;
+    let strings =
+        |list: &Option<Vec<String>>| -> Result<Vec<_>> { list.iter().flatten().map(|text| c_string(text)).collect() };
+    let mut args = strings(hook.args())?;
+    if args.is_empty() {
+        args.push(path.clone());
+    }
+    let milliseconds =
+        hook.timeout().map_or(-1, |seconds| i32::try_from(seconds.saturating_mul(1000)).unwrap_or(i32::MAX));
+    Ok(Step::Hook(Box::new(Hook {
+        kind,
+        path,
+        args: CStringArray::new(args),
+        env: CStringArray::new(strings(hook.env())?),
+        timeout: milliseconds,
+    })))
+}
+
+/// The steps from the place to the program.
+pub(super) fn become_it(
+    plan: &mut Plan,
+    spec: Option<&Spec>,
+    process: &Process,
+    host: &Host,
+    filter: Option<Filter>,
+    wishes: Wishes,
+) -> Result<()> {
+    let user = identity::user(process, plan.denies_groups());
+    let safe = process.no_new_privileges().unwrap_or(false);
+    let sets = identity::capabilities(process, host, &mut plan.warnings);
+    let mut filter = filter.map(|filter| Step::Seccomp(filter.program, filter.flags));
+    let steps = &mut plan.steps;
+    if !wishes.no_new_keyring {
+        steps.push(Step::Keyring);
+    }
+    steps.extend(identity::limits(process));
+    if let Some(linux) = spec.and_then(|spec| spec.linux().as_ref()) {
+        steps.extend(identity::personality(linux));
+    }
+    steps.extend(process.scheduler().as_ref().map(identity::scheduler));
+    steps.extend(identity::io_priority(process)?);
+    steps.push(Step::Streams);
+    if user.uid != 0 {
+        steps.push(Step::OwnStreams(user.uid));
+    }
+    steps.push(Step::CloseOnExec(wishes.preserve_fds));
+    if lacks_home(process) {
+        steps.push(Step::Home(user.uid));
+    }
+    if safe {
+        steps.push(Step::NoNewPrivileges);
+    } else {
+        steps.extend(filter.take());
+    }
+    steps.push(Step::WorkingDirectory(c_string(path_text(process.cwd())?)?));
+    steps.push(Step::Bounding(sets.bounding));
+    steps.extend(process.user().umask().map(Step::Umask).or(Some(Step::Umask(0o022))));
+    steps.push(Step::User(user));
+    steps.push(Step::Capabilities(sets.three, sets.ambient));
+    steps.push(Step::Program(places(process)?));
+    steps.push(Step::Await(Word::Recorded));
+    if wishes.wait {
+        steps.push(Step::Say(Word::Ready));
+        steps.push(Step::AwaitStart);
+    }
+    let hooks = spec.and_then(|spec| spec.hooks().as_ref());
+    for found in hooks.into_iter().flat_map(|hooks| hooks.start_container().iter().flatten()) {
+        steps.push(hook("startContainer", found)?);
+    }
+    steps.extend(filter);
+    steps.push(Step::Exec);
+    Ok(())
+}
+
+impl Plan {
+    /// A user namespace in which setgroups(2) is denied: the mapping of groups was left out or is a single one.
+    fn denies_groups(&self) -> bool {
+        self.maps.as_ref().is_some_and(|maps| maps.gid.is_empty())
+    }
+}
+
+/// Every path that may be the program, in the order of `PATH`.
+fn places(process: &Process) -> Result<Vec<std::ffi::CString>> {
+    let program = process.args().iter().flatten().next().map_or("", String::as_str);
+    if program.contains('/') {
+        return Ok(vec![c_string(program)?]);
+    }
+    let path = process.env().iter().flatten().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    path.split(':')
+        .map(|dir| if dir.is_empty() { "." } else { dir })
+        .map(|dir| c_string(&format!("{}/{program}", dir.trim_end_matches('/'))))
+        .collect()
+}

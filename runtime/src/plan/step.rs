@@ -1,0 +1,358 @@
+//! The steps of a plan: everything a child does between clone3 and execve, with the memory it needs.
+//!
+//! `Display` is the golden text of the tests and the words of an error: `create web: mount proc on /proc: ...`.
+
+use std::ffi::CString;
+use std::fmt;
+
+use crate::root::Place;
+use crate::sys::clone::flags;
+use crate::sys::mount::{Depth, MountAttr};
+use crate::sys::process::{CStringArray, CapabilitySets, SchedAttr};
+use crate::talk::Word;
+
+/// Which of the descriptors that the parent opens ahead ([`super::Plan::opens`]) a step uses.
+pub type Slot = usize;
+
+/// One thing to do.
+#[derive(Debug)]
+pub enum Step {
+    /// Wait for a word of the parent.
+    Await(Word),
+    /// Say a word to the parent.
+    Say(Word),
+    /// Uid and gid 0 of the new user namespace.
+    BecomeRoot,
+    /// Write `0` to every `cgroup.procs` that the parent opened.
+    EnterCgroups,
+    /// Enter the namespaces `.0` behind the slot.
+    Join(u64, Slot, String),
+    /// A new cgroup namespace, with the cgroup just entered as its root.
+    UnshareCgroup,
+    /// `PR_SET_DUMPABLE` 0: the container cannot look into this process.
+    Hide,
+    /// A session of its own.
+    NewSession,
+    /// A new session keyring; a kernel without keyrings is fine.
+    Keyring,
+    /// Propagation of every mount of the new namespace, as `MS_*`.
+    Propagation(u64),
+    /// A private copy of the rootfs, on top of `/`.
+    Root(CString),
+    /// A mount.
+    Mount(Box<Mount>),
+    /// A directory; it may be there.
+    Directory(Place),
+    /// A device node; a bind mount of the host's where nodes cannot be made.
+    Device(Box<Device>),
+    /// A symbolic link; one that is there stays.
+    Link(Place, CString),
+    /// A terminal out of the container's devpts, sent to the parent; with its size in rows and columns.
+    Terminal(Option<(u16, u16)>),
+    /// Mount the terminal there (`/dev/console`).
+    Console(Place),
+    /// Cover a path: files with the host's null device, directories with an empty read-only tmpfs.
+    Mask(Place),
+    /// Make a path and all below it read-only.
+    ReadOnly(Place),
+    /// Make the root mount itself read-only.
+    ReadOnlyRoot,
+    /// The rootfs becomes `/`, and the old root goes.
+    Pivot,
+    /// The same without pivot_root(2).
+    MoveRoot,
+    /// Propagation of the new `/`.
+    RootPropagation(u64, Depth),
+    /// Host name.
+    Hostname(CString),
+    /// NIS domain name.
+    Domainname(CString),
+    /// A value below `/proc/sys`, through the parent's verified procfs.
+    Sysctl(CString, CString),
+    /// `/proc/self/oom_score_adj`; a value that is not allowed is left out with a warning.
+    OomScore(CString),
+    /// A resource limit: number, name, soft, hard; lowered to what is allowed, with a warning.
+    Limit(u32, String, u64, u64),
+    /// Execution domain.
+    Personality(u64),
+    /// Scheduling.
+    Scheduler(SchedAttr),
+    /// Priority of input and output.
+    IoPriority(i32),
+    /// Standard input, output and error.
+    Streams,
+    /// Hand the standard streams to this user.
+    OwnStreams(u32),
+    /// Preserve this many descriptors from 3 on, close the others at exec.
+    CloseOnExec(u32),
+    /// No more privileges by exec.
+    NoNewPrivileges,
+    /// System call filter, with the flags of seccomp(2).
+    Seccomp(Vec<libc::sock_filter>, u32),
+    /// Leave only these capabilities in the bounding set.
+    Bounding(u64),
+    /// Groups, gid, uid; the permitted capabilities stay.
+    User(User),
+    /// File mode mask.
+    Umask(u32),
+    /// Working directory, verified to be inside.
+    WorkingDirectory(CString),
+    /// Effective, permitted, inheritable and ambient sets.
+    Capabilities(CapabilitySets, u64),
+    /// `HOME` from the container's `/etc/passwd`, as the environment lacks it.
+    Home(u32),
+    /// Find the program in these places.
+    Program(Vec<CString>),
+    /// Wait at the exec fifo for `start`.
+    AwaitStart,
+    /// Run a hook with the state on its standard input.
+    Hook(Box<Hook>),
+    /// Become the program.
+    Exec,
+}
+
+/// A mount and where it goes.
+#[derive(Debug)]
+pub struct Mount {
+    /// What is mounted.
+    pub what: What,
+    /// Where.
+    pub to: Place,
+    /// What the target has to be.
+    pub target: Target,
+    /// Attributes of this mount.
+    pub attributes: MountAttr,
+    /// Attributes of it and all below (`rro`, ...).
+    pub recursive: MountAttr,
+    /// `MS_*`, in the order given.
+    pub propagation: Vec<(u64, Depth)>,
+    /// Fill the new tmpfs with what it covers.
+    pub copy_up: bool,
+}
+
+/// Rules for the target of a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Anything but something inside of procfs.
+    Any,
+    /// No symbolic link on the way: procfs and sysfs have to be where they seem to be.
+    Plain,
+    /// One of the few files in procfs that may be covered (lxcfs does).
+    InProc,
+    /// `/proc` itself: what is bound there has to be procfs.
+    Proc,
+}
+
+/// What is mounted.
+#[derive(Debug)]
+pub enum What {
+    /// A new file system.
+    New {
+        /// Its type, as in `/proc/filesystems`.
+        kind: CString,
+        /// What stands in the first column of `/proc/mounts`.
+        source: CString,
+        /// Key and value of fsconfig(2).
+        options: Vec<(CString, Option<CString>)>,
+    },
+    /// A copy of a mount of the host.
+    Bind {
+        /// Path on the host.
+        source: CString,
+        /// The parent has opened it already (with a user namespace).
+        slot: Option<Slot>,
+        /// With what is mounted below.
+        depth: Depth,
+    },
+    /// Another look at what is mounted there already.
+    Again,
+}
+
+/// A device node.
+#[derive(Debug)]
+pub struct Device {
+    /// Where.
+    pub to: Place,
+    /// `S_IFCHR`, `S_IFBLK` or `S_IFIFO`, and permissions.
+    pub mode: u32,
+    /// As makedev(3) packs it.
+    pub number: u64,
+    /// Owner.
+    pub owner: (u32, u32),
+    /// The host's node of the same path, to bind where mknod is refused.
+    pub host: CString,
+    /// Bind straight away: mknod cannot work here (user namespace).
+    pub bind: bool,
+}
+
+/// Ids of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Further groups.
+    pub groups: Vec<u32>,
+    /// setgroups(2) is denied in this user namespace, and there is nothing to set.
+    pub keep_groups: bool,
+}
+
+/// A hook that the container's process runs.
+#[derive(Debug)]
+pub struct Hook {
+    /// `createContainer` or `startContainer`.
+    pub kind: &'static str,
+    /// Program.
+    pub path: CString,
+    /// Arguments, the name first.
+    pub args: CStringArray,
+    /// Environment; nothing is inherited.
+    pub env: CStringArray,
+    /// Milliseconds, -1 for ever.
+    pub timeout: i32,
+}
+
+/// Names of propagation flags.
+pub(super) fn propagation_name(flags: u64, depth: Depth) -> String {
+    let name = match flags {
+        flags if flags == libc::MS_PRIVATE => "private",
+        flags if flags == libc::MS_SHARED => "shared",
+        flags if flags == libc::MS_SLAVE => "slave",
+        flags if flags == libc::MS_UNBINDABLE => "unbindable",
+        _ => "unknown",
+    };
+    format!("{}{name}", if depth == Depth::All { "r" } else { "" })
+}
+
+/// Names of namespaces, in the order of the kernel's flags.
+pub fn namespace_names(of: u64) -> String {
+    let names = [
+        (flags::MOUNT, "mount"),
+        (flags::CGROUP, "cgroup"),
+        (flags::UTS, "uts"),
+        (flags::IPC, "ipc"),
+        (flags::USER, "user"),
+        (flags::PID, "pid"),
+        (flags::NETWORK, "network"),
+        (flags::TIME, "time"),
+    ];
+    let set: Vec<&str> = names.iter().filter(|(flag, _)| of & flag != 0).map(|(_, name)| *name).collect();
+    set.join(" ")
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |c: &CString| c.to_string_lossy().into_owned();
+        match self {
+            Step::Await(word) => write!(f, "await {word:?}"),
+            Step::Say(word) => write!(f, "say {word:?}"),
+            Step::BecomeRoot => f.write_str("become root of the user namespace"),
+            Step::EnterCgroups => f.write_str("enter the cgroup"),
+            Step::Join(of, _, path) => write!(f, "join {} namespace {path}", namespace_names(*of)),
+            Step::UnshareCgroup => f.write_str("unshare the cgroup namespace"),
+            Step::Hide => f.write_str("become undumpable"),
+            Step::NewSession => f.write_str("start a session"),
+            Step::Keyring => f.write_str("join a new session keyring"),
+            Step::Propagation(flags) => write!(f, "make / {}", propagation_name(*flags, Depth::All)),
+            Step::Root(path) => write!(f, "clone rootfs {}", text(path)),
+            Step::Mount(mount) => mount.fmt(f),
+            Step::Directory(place) => write!(f, "make directory {place}"),
+            Step::Device(device) => device.fmt(f),
+            Step::Link(place, target) => write!(f, "link {place} to {}", text(target)),
+            Step::Terminal(_) => f.write_str("open a terminal"),
+            Step::Console(place) => write!(f, "mount the terminal on {place}"),
+            Step::Mask(place) => write!(f, "mask {place}"),
+            Step::ReadOnly(place) => write!(f, "make {place} read-only"),
+            Step::ReadOnlyRoot => f.write_str("make / read-only"),
+            Step::Pivot => f.write_str("pivot to the rootfs"),
+            Step::MoveRoot => f.write_str("move the rootfs to /"),
+            Step::RootPropagation(flags, depth) => write!(f, "make the new / {}", propagation_name(*flags, *depth)),
+            Step::Hostname(name) => write!(f, "set hostname {}", text(name)),
+            Step::Domainname(name) => write!(f, "set domainname {}", text(name)),
+            Step::Sysctl(path, value) => write!(f, "set {} to {}", text(path), text(value)),
+            Step::OomScore(score) => write!(f, "set oom_score_adj {}", text(score)),
+            Step::Limit(_, name, soft, hard) => write!(f, "limit {name} to {soft}:{hard}"),
+            other => other.fmt_process(f),
+        }
+    }
+}
+
+impl Step {
+    /// The steps that make a process out of a place to live in.
+    fn fmt_process(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Personality(persona) => write!(f, "set personality {persona:#x}"),
+            Step::Scheduler(attributes) => write!(f, "set scheduler policy {}", attributes.policy),
+            Step::IoPriority(value) => write!(f, "set io priority {value:#x}"),
+            Step::Streams => f.write_str("place the standard streams"),
+            Step::OwnStreams(uid) => write!(f, "give the standard streams to uid {uid}"),
+            Step::CloseOnExec(preserved) => write!(f, "close descriptors from {} on at exec", 3 + preserved),
+            Step::NoNewPrivileges => f.write_str("set no_new_privs"),
+            Step::Seccomp(program, flags) => {
+                write!(f, "install seccomp filter of {} instructions, flags {flags}", program.len())
+            }
+            Step::Bounding(keep) => write!(f, "keep {} capabilities in the bounding set", keep.count_ones()),
+            Step::User(user) => write!(f, "become uid {} gid {} groups {:?}", user.uid, user.gid, user.groups),
+            Step::Umask(mask) => write!(f, "set umask {mask:04o}"),
+            Step::WorkingDirectory(path) => write!(f, "change to {}", path.to_string_lossy()),
+            Step::Capabilities(sets, ambient) => write!(
+                f,
+                "set capabilities effective {:x} permitted {:x} inheritable {:x} ambient {ambient:x}",
+                sets.effective, sets.permitted, sets.inheritable
+            ),
+            Step::Home(uid) => write!(f, "find HOME of uid {uid}"),
+            Step::Program(places) => {
+                write!(f, "find program {}", places.last().map_or("".into(), |last| last.to_string_lossy()))
+            }
+            Step::AwaitStart => f.write_str("await start"),
+            Step::Hook(hook) => write!(f, "run {} hook {}", hook.kind, hook.path.to_string_lossy()),
+            _ => f.write_str("execute the program"),
+        }
+    }
+}
+
+impl fmt::Display for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.what {
+            What::New { kind, options, .. } => {
+                write!(f, "mount {} on {}", kind.to_string_lossy(), self.to)?;
+                for (key, value) in options {
+                    write!(f, " {}", key.to_string_lossy())?;
+                    if let Some(value) = value {
+                        write!(f, "={}", value.to_string_lossy())?;
+                    }
+                }
+            }
+            What::Bind { source, depth, .. } => {
+                let name = if *depth == Depth::All { "rbind" } else { "bind" };
+                write!(f, "{name} {} on {}", source.to_string_lossy(), self.to)?;
+            }
+            What::Again => write!(f, "change the mount on {}", self.to)?,
+        }
+        for (label, attributes) in [("set", self.attributes), ("recursively", self.recursive)] {
+            if attributes.set != 0 || attributes.clear != 0 {
+                write!(f, " {label} +{:x} -{:x}", attributes.set, attributes.clear)?;
+            }
+        }
+        for (flags, depth) in &self.propagation {
+            write!(f, " {}", propagation_name(*flags, *depth))?;
+        }
+        if self.copy_up { f.write_str(" copying up") } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.bind {
+            return write!(f, "bind device {} on {}", self.host.to_string_lossy(), self.to);
+        }
+        let kind = match self.mode & libc::S_IFMT {
+            libc::S_IFBLK => 'b',
+            libc::S_IFIFO => 'p',
+            _ => 'c',
+        };
+        let (major, minor) = (libc::major(self.number), libc::minor(self.number));
+        write!(f, "make device {} {kind} {major}:{minor} mode {:o}", self.to, self.mode & 0o7777)
+    }
+}

@@ -1,0 +1,109 @@
+//! `config.json`: reading, checking, and the sentence that a broken one deserves.
+
+mod locate;
+mod template;
+mod validate;
+
+use std::path::Path;
+
+use oci_spec::runtime::{Process, Spec};
+use serde::de::DeserializeOwned;
+
+use crate::error::{Context, Error, Kind, Result};
+
+pub use template::TEMPLATE;
+pub(crate) use validate::is_joined;
+pub use validate::{check, check_process};
+
+/// Newest version of the runtime-spec that this crate knows; any `1.x` is read.
+pub const VERSION: &str = "1.2.1";
+
+/// Largest `config.json` that is read; Docker's with its whole seccomp profile has 60 KB.
+const LIMIT: u64 = 16 << 20;
+
+/// Reads and checks `config.json` of a bundle.
+///
+/// # Errors
+/// `Invalid` with the JSON path of what is wrong.
+pub fn load(bundle: &Path) -> Result<Spec> {
+    let path = bundle.join("config.json");
+    let text = read_bounded(&path)?;
+    let spec: Spec = parse(&text).context(|| format!("read {}", path.display()))?;
+    check(&spec).context(|| format!("check {}", path.display()))?;
+    Ok(spec)
+}
+
+/// Reads and checks a process, as `exec --process` takes it.
+///
+/// # Errors
+/// `Invalid` with the JSON path of what is wrong.
+pub fn load_process(path: &Path) -> Result<Process> {
+    let text = read_bounded(path)?;
+    let process: Process = parse(&text).context(|| format!("read {}", path.display()))?;
+    check_process(&process, "").context(|| format!("check {}", path.display()))?;
+    Ok(process)
+}
+
+/// Turns JSON into a type of the specification; a failure names the path at which the text stops to fit.
+pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|why| {
+        let place = locate::path_at(text, why.line(), why.column());
+        let said = why.to_string();
+        let said = said.split(" at line ").next().unwrap_or(&said);
+        let what = if place.is_empty() {
+            format!("{said} (line {}, column {})", why.line(), why.column())
+        } else {
+            format!("{place}: {said}")
+        };
+        Error::new(Kind::Invalid, what)
+    })
+}
+
+fn read_bounded(path: &Path) -> Result<String> {
+    use std::io::Read as _;
+
+    let file = std::fs::File::open(path).context(|| format!("open {}", path.display()))?;
+    let about = file.metadata().context(|| format!("look at {}", path.display()))?;
+    if !about.is_file() || about.len() > LIMIT {
+        let what = format!("{}: not a regular file of at most 16 MiB", path.display());
+        return Err(Error::new(Kind::Invalid, what));
+    }
+    let mut text = String::with_capacity(about.len() as usize + 1);
+    file.take(LIMIT).read_to_string(&mut text).context(|| format!("read {}", path.display()))?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(text: &str) -> String {
+        parse::<Spec>(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_wrong_type_is_named_by_its_path() {
+        let said = wrong(r#"{"ociVersion":"1.0.2","process":{"user":{"uid":"root","gid":0},"cwd":"/"}}"#);
+        assert_eq!(said, "process.user.uid: invalid type: string \"root\", expected u32");
+    }
+
+    #[test]
+    fn numbers_that_do_not_fit_are_refused_not_wrapped() {
+        for uid in ["-1", "4294967296", "1.5", "null"] {
+            let text = format!(r#"{{"process":{{"user":{{"uid":{uid},"gid":0}},"cwd":"/"}}}}"#);
+            assert!(wrong(&text).starts_with("process.user.uid: "), "{uid}: {}", wrong(&text));
+        }
+    }
+
+    #[test]
+    fn elements_of_a_list_carry_their_index() {
+        let said = wrong(r#"{"mounts":[{"destination":"/proc"},{"destination":7}]}"#);
+        assert_eq!(said, "mounts[1].destination: invalid type: integer `7`, expected path string");
+    }
+
+    #[test]
+    fn the_template_is_a_valid_spec() {
+        let spec: Spec = parse(TEMPLATE).unwrap();
+        check(&spec).unwrap();
+    }
+}

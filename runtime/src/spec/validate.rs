@@ -1,0 +1,248 @@
+//! What a `config.json` must and must not say, beyond its types. Pure; every sentence starts with a JSON path.
+
+use oci_spec::runtime::{Hook, Hooks, Linux, LinuxNamespace, LinuxNamespaceType, Process, Spec};
+
+use crate::error::{Error, Kind, Result};
+
+fn wrong<T>(what: impl Into<String>) -> Result<T> {
+    Err(Error::new(Kind::Invalid, what))
+}
+
+/// Checks a whole specification.
+///
+/// # Errors
+/// `Invalid` with the JSON path of what is wrong; `Unsupported` for what this runtime cannot do.
+pub fn check(spec: &Spec) -> Result<()> {
+    let version = spec.version();
+    if !version.starts_with("1.") {
+        return wrong(format!("ociVersion: {version:?} is not a 1.x version"));
+    }
+    match spec.root() {
+        Some(root) if root.path().as_os_str().is_empty() => return wrong("root.path: must not be empty"),
+        Some(_) => {}
+        None => return wrong("root: is missing"),
+    }
+    let Some(process) = spec.process() else {
+        return wrong("process: is missing");
+    };
+    check_process(process, "process.")?;
+    for (at, mount) in spec.mounts().iter().flatten().enumerate() {
+        if mount.destination().as_os_str().is_empty() {
+            return wrong(format!("mounts[{at}].destination: must not be empty"));
+        }
+    }
+    check_hooks(spec.hooks().as_ref())?;
+    match spec.linux() {
+        Some(linux) => check_linux(spec, linux),
+        None => wrong("linux: is missing"),
+    }
+}
+
+/// Checks a process; `at` is the JSON path that stands before its fields (`"process."`, or nothing).
+///
+/// # Errors
+/// `Invalid` with the JSON path of what is wrong.
+pub fn check_process(process: &Process, at: &str) -> Result<()> {
+    match process.args().as_deref() {
+        None | Some([]) => return wrong(format!("{at}args: must not be empty")),
+        Some([program, ..]) if program.is_empty() => return wrong(format!("{at}args[0]: must not be empty")),
+        Some(args) => no_nul(args, &format!("{at}args"))?,
+    }
+    if !process.cwd().is_absolute() {
+        return wrong(format!("{at}cwd: must be an absolute path, not {:?}", process.cwd()));
+    }
+    if let Some(env) = process.env() {
+        no_nul(env, &format!("{at}env"))?;
+    }
+    let mut seen = Vec::new();
+    for (index, limit) in process.rlimits().iter().flatten().enumerate() {
+        if seen.contains(&limit.typ()) {
+            return wrong(format!("{at}rlimits[{index}].type: {} is there twice", limit.typ()));
+        }
+        if limit.soft() > limit.hard() {
+            return wrong(format!("{at}rlimits[{index}].soft: {} is above hard {}", limit.soft(), limit.hard()));
+        }
+        seen.push(limit.typ());
+    }
+    match process.oom_score_adj() {
+        Some(score) if !(-1000..=1000).contains(&score) => {
+            wrong(format!("{at}oomScoreAdj: {score} is not between -1000 and 1000"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn no_nul(texts: &[String], at: &str) -> Result<()> {
+    match texts.iter().position(|text| text.contains('\0')) {
+        Some(index) => wrong(format!("{at}[{index}]: must not contain a zero byte")),
+        None => Ok(()),
+    }
+}
+
+#[allow(deprecated, reason = "prestart hooks are deprecated but in wide use")]
+fn check_hooks(hooks: Option<&Hooks>) -> Result<()> {
+    let Some(hooks) = hooks else { return Ok(()) };
+    let kinds: [(&str, &Option<Vec<Hook>>); 6] = [
+        ("prestart", hooks.prestart()),
+        ("createRuntime", hooks.create_runtime()),
+        ("createContainer", hooks.create_container()),
+        ("startContainer", hooks.start_container()),
+        ("poststart", hooks.poststart()),
+        ("poststop", hooks.poststop()),
+    ];
+    for (kind, list) in kinds {
+        for (at, hook) in list.iter().flatten().enumerate() {
+            if !hook.path().is_absolute() {
+                return wrong(format!("hooks.{kind}[{at}].path: must be an absolute path, not {:?}", hook.path()));
+            }
+            if hook.timeout().is_some_and(|seconds| seconds <= 0) {
+                return wrong(format!("hooks.{kind}[{at}].timeout: must be above zero"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_linux(spec: &Spec, linux: &Linux) -> Result<()> {
+    let namespaces = linux.namespaces().as_deref().unwrap_or_default();
+    let of = |kind| namespaces.iter().find(|space| space.typ() == kind);
+    for (at, space) in namespaces.iter().enumerate() {
+        if namespaces[..at].iter().any(|other| other.typ() == space.typ()) {
+            return wrong(format!("linux.namespaces[{at}].type: {} is there twice", name(space)));
+        }
+        match space.path() {
+            Some(path) if !path.is_absolute() && !path.as_os_str().is_empty() => {
+                return wrong(format!("linux.namespaces[{at}].path: must be absolute, not {path:?}"));
+            }
+            _ => {}
+        }
+    }
+    if of(LinuxNamespaceType::Mount).is_none_or(is_joined) {
+        let what = "linux.namespaces: a new mount namespace is needed";
+        return Err(Error::new(Kind::Unsupported, what));
+    }
+    if spec.hostname().as_ref().is_some_and(|name| !name.is_empty()) && of(LinuxNamespaceType::Uts).is_none() {
+        return wrong("hostname: needs a uts namespace in linux.namespaces");
+    }
+    if spec.domainname().as_ref().is_some_and(|name| !name.is_empty()) && of(LinuxNamespaceType::Uts).is_none() {
+        return wrong("domainname: needs a uts namespace in linux.namespaces");
+    }
+    let mapped = linux.uid_mappings().as_ref().is_some_and(|maps| !maps.is_empty());
+    match of(LinuxNamespaceType::User) {
+        None if mapped => return wrong("linux.uidMappings: needs a user namespace in linux.namespaces"),
+        Some(space) if !is_joined(space) && !mapped => {
+            return wrong("linux.uidMappings: a new user namespace needs mappings");
+        }
+        _ => {}
+    }
+    if linux.time_offsets().is_some() && of(LinuxNamespaceType::Time).is_none_or(is_joined) {
+        return wrong("linux.timeOffsets: needs a new time namespace in linux.namespaces");
+    }
+    check_paths(linux)?;
+    not_yet(spec, linux)
+}
+
+/// Whether a namespace is one that exists already. An empty path is no path, as with runc.
+pub(crate) fn is_joined(space: &LinuxNamespace) -> bool {
+    space.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty())
+}
+
+/// How the specification writes a namespace's type.
+fn name(space: &LinuxNamespace) -> &'static str {
+    match space.typ() {
+        LinuxNamespaceType::Mount => "mount",
+        LinuxNamespaceType::Cgroup => "cgroup",
+        LinuxNamespaceType::Uts => "uts",
+        LinuxNamespaceType::Ipc => "ipc",
+        LinuxNamespaceType::User => "user",
+        LinuxNamespaceType::Pid => "pid",
+        LinuxNamespaceType::Network => "network",
+        LinuxNamespaceType::Time => "time",
+    }
+}
+
+fn check_paths(linux: &Linux) -> Result<()> {
+    for (at, device) in linux.devices().iter().flatten().enumerate() {
+        if !device.path().is_absolute() {
+            return wrong(format!("linux.devices[{at}].path: must be absolute, not {:?}", device.path()));
+        }
+    }
+    let lists = [("maskedPaths", linux.masked_paths()), ("readonlyPaths", linux.readonly_paths())];
+    for (field, paths) in lists {
+        if let Some(at) = paths.iter().flatten().position(|path| !path.starts_with('/')) {
+            return wrong(format!("linux.{field}[{at}]: must be an absolute path"));
+        }
+    }
+    Ok(())
+}
+
+/// What is read but cannot be done in this version: refused, so that nothing asked for is silently missing.
+fn not_yet(spec: &Spec, linux: &Linux) -> Result<()> {
+    let process = spec.process().as_ref();
+    let label = |label: Option<&String>| label.is_some_and(|label| !label.is_empty());
+    let asked = [
+        ("linux.intelRdt", linux.intel_rdt().is_some()),
+        ("linux.memoryPolicy", linux.memory_policy().is_some()),
+        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
+        ("linux.mountLabel", label(linux.mount_label().as_ref())),
+        ("process.selinuxLabel", label(process.and_then(|process| process.selinux_label().as_ref()))),
+        ("process.apparmorProfile", label(process.and_then(|process| process.apparmor_profile().as_ref()))),
+    ];
+    match asked.iter().find(|(_, asked)| *asked) {
+        Some((field, _)) => Err(Error::new(Kind::Unsupported, format!("{field}: not supported yet"))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{TEMPLATE, parse};
+
+    /// The template with one change, and the sentence that the change earns.
+    fn refused(pointer: &str, value: &str) -> String {
+        let mut json: serde_json::Value = serde_json::from_str(TEMPLATE).unwrap();
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        json.pointer_mut(parent).unwrap()[field] = serde_json::from_str(value).unwrap();
+        let spec: Spec = parse(&json.to_string()).unwrap();
+        check(&spec).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_refusal_starts_with_the_path() {
+        let cases = [
+            ("/ociVersion", r#""0.9""#, "ociVersion: \"0.9\" is not a 1.x version"),
+            ("/root", "null", "root: is missing"),
+            ("/process/args", "[]", "process.args: must not be empty"),
+            ("/process/args", r#"["a\u0000b"]"#, "process.args[0]: must not contain a zero byte"),
+            ("/process/cwd", r#""tmp""#, "process.cwd: must be an absolute path, not \"tmp\""),
+            ("/process/oomScoreAdj", "2000", "process.oomScoreAdj: 2000 is not between -1000 and 1000"),
+            (
+                "/process/rlimits",
+                r#"[{"type":"RLIMIT_CORE","soft":2,"hard":1}]"#,
+                "process.rlimits[0].soft: 2 is above hard 1",
+            ),
+            (
+                "/linux/namespaces",
+                r#"[{"type":"mount"},{"type":"pid"},{"type":"pid"}]"#,
+                "linux.namespaces[2].type: pid is there twice",
+            ),
+            ("/linux/namespaces", r#"[{"type":"mount"}]"#, "hostname: needs a uts namespace in linux.namespaces"),
+            ("/linux/maskedPaths", r#"["/a","b"]"#, "linux.maskedPaths[1]: must be an absolute path"),
+            (
+                "/linux/namespaces",
+                r#"[{"type":"mount"},{"type":"uts"},{"type":"user"}]"#,
+                "linux.uidMappings: a new user namespace needs mappings",
+            ),
+            ("/hooks", r#"{"poststop":[{"path":"x"}]}"#, "hooks.poststop[0].path: must be an absolute path, not \"x\""),
+            ("/linux/intelRdt", "{}", "linux.intelRdt: not supported yet"),
+        ];
+        for (pointer, value, sentence) in cases {
+            let mut json: serde_json::Value = serde_json::from_str(TEMPLATE).unwrap();
+            if json.pointer(pointer).is_none() && pointer == "/hooks" {
+                json["hooks"] = serde_json::json!({});
+            }
+            assert_eq!(refused(pointer, value), sentence);
+        }
+    }
+}
