@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(queue.take(), Some(key("a")), "and is looked at once more");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn failures_come_back_later_and_later() {
         let delays: Vec<_> = [1, 2, 3, 10, 40].map(|n| retry_delay(n).as_millis()).into();
         assert_eq!(delays, [5, 10, 20, 2560, 60_000]);
@@ -165,11 +165,11 @@ mod tests {
         let a = queue.take().expect("a");
         queue.done(a, true);
         assert_eq!(queue.take(), None);
-        tokio::time::sleep(Duration::from_millis(6)).await;
+        tokio::time::sleep(Duration::from_millis(40)).await;
         assert_eq!(queue.take(), Some(key("a")));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn workers_share_the_queue_and_stop_at_shutdown() {
         let (queue, shutdown) = (Queue::new(), CancellationToken::new());
         let (seen, mut said) = tokio::sync::mpsc::unbounded_channel();
