@@ -12,11 +12,27 @@
 //! DIR/runtime/                     the runtime's state root (or --root)
 //! ```
 
+mod attach;
+mod children;
 pub mod client;
+mod clock;
+mod command;
+mod connection;
+mod daemon;
+mod event_loop;
+mod exits;
+mod journal;
+mod output;
+mod pause;
 pub mod protocol;
+mod reap;
+mod requests;
 mod spawn;
 
 pub use client::{Client, Streams, exit_record};
+pub use command::{USAGE, command};
+pub use daemon::{Config, start};
+pub use journal::Level;
 pub use spawn::{SealedBinary, spawn};
 
 use std::path::{Path, PathBuf};

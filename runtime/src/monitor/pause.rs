@@ -1,0 +1,77 @@
+//! The process of a shared PID namespace: it is its first, reaps what is left to it, and ends on request.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::cgroup::Doors;
+use crate::error::{Context, Result};
+use crate::sys::clone::{Side, clone3, flags, pidfd_send_signal};
+use crate::sys::{Solo, process};
+
+/// A running pause process; it outlives its monitor, as the containers in its namespace do.
+#[derive(Debug)]
+pub(super) struct Pause {
+    pub(super) pid: i32,
+    pidfd: OwnedFd,
+}
+
+impl Pause {
+    /// Clones one into a new PID namespace; it enters the cgroup by itself.
+    pub(super) fn start(doors: &Doors) -> Result<Self> {
+        let alone = Solo::prove()?;
+        match clone3(&alone, flags::PID, None).context(|| "clone the pause process")? {
+            Side::Parent(pid, pidfd) => Ok(Self { pid, pidfd }),
+            Side::Child => hold(doors),
+        }
+    }
+
+    /// Ends it, and with it every process in the namespace.
+    pub(super) fn kill(&self) {
+        // It is gone already, or it goes: SIGKILL from outside is never refused.
+        let _ = pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+    }
+}
+
+/// The life of the pause process. It keeps nothing of its monitor's open, or a client would wait for ends that never
+/// come.
+fn hold(doors: &Doors) -> ! {
+    for door in doors.procs.iter().chain(&doors.unified_procs) {
+        if crate::sys::fs::write_once(door.as_fd(), b"0").is_err() {
+            process::leave(1);
+        }
+    }
+    process::reset_signals();
+    // Containers share its namespace; its memory is the monitor's.
+    let _ = process::set_dumpable(false);
+    if process::close_from(0).is_err() {
+        process::leave(1);
+    }
+    let _ = nix::sys::prctl::set_name(c"pause");
+    let mut awaited = SigSet::empty();
+    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT] {
+        awaited.add(signal);
+    }
+    if awaited.thread_block().is_err() {
+        process::leave(1);
+    }
+    loop {
+        match awaited.wait() {
+            Ok(Signal::SIGCHLD) => reap(),
+            Ok(_) => process::leave(0),
+            Err(_) => {}
+        }
+    }
+}
+
+fn reap() {
+    loop {
+        match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
