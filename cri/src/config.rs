@@ -91,6 +91,10 @@ impl Config {
         if !self.cgroup_root.starts_with('/') || self.cgroup_root.split('/').any(|part| part == "..") {
             return invalid(format!("cgroup_root: {:?} must start with / and go only down", self.cgroup_root));
         }
+        if self.run.as_os_str().len() > 56 {
+            // Below it is /pods/, 32 digits and /monitor.sock, and a unix socket's path has 107 bytes.
+            return invalid(format!("run: {} is longer than 56 bytes", self.run.display()));
+        }
         if self.bridge.is_empty() || self.bridge.len() > 15 {
             return invalid(format!("bridge: {:?} is not a name of 1 to 15 bytes", self.bridge));
         }

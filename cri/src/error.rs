@@ -29,6 +29,8 @@ pub enum Kind {
     Unavailable,
     /// No address, no space, no more of something.
     Exhausted,
+    /// A registry wants credentials, or other ones.
+    Unauthorized,
     /// Anything else.
     Internal,
 }
@@ -88,9 +90,42 @@ impl From<Error> for Status {
             Kind::Timeout => Code::DeadlineExceeded,
             Kind::Unavailable => Code::Unavailable,
             Kind::Exhausted => Code::ResourceExhausted,
+            Kind::Unauthorized => Code::Unauthenticated,
             Kind::Internal => Code::Unknown,
         };
         Self::new(code, error.what)
+    }
+}
+
+impl From<gantry_runtime::Error> for Error {
+    fn from(error: gantry_runtime::Error) -> Self {
+        use gantry_runtime::Kind as Runtime;
+        let kind = match error.kind() {
+            Runtime::Invalid => Kind::Invalid,
+            Runtime::NotFound => Kind::NotFound,
+            Runtime::Exists => Kind::Exists,
+            Runtime::WrongState => Kind::WrongState,
+            Runtime::Unsupported => Kind::Unsupported,
+            Runtime::Program | Runtime::System => Kind::Internal,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<gantry_images::Error> for Error {
+    fn from(error: gantry_images::Error) -> Self {
+        use gantry_images::Kind as Images;
+        let kind = match error.kind() {
+            Images::NotFound => Kind::NotFound,
+            Images::InvalidArgument => Kind::Invalid,
+            Images::Unauthorized => Kind::Unauthorized,
+            Images::TooLarge => Kind::Exhausted,
+            Images::Unavailable => Kind::Unavailable,
+            Images::Unsupported => Kind::Unsupported,
+            Images::Conflict => Kind::WrongState,
+            Images::Invalid | Images::System => Kind::Internal,
+        };
+        Self::new(kind, error.to_string())
     }
 }
 

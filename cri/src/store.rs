@@ -3,7 +3,8 @@
 //! ```text
 //! <root>/pods/POD/pod.json           PodRecord: outlives a reboot
 //! <root>/pods/POD/CONTAINER.json     ContainerRecord
-//! <run>/pods/POD/                    of this boot only: monitor.sock, containers/, bundles/, etc/, shm
+//! <run>/pods/POD32/                  of this boot only: monitor.sock, containers/, etc/, shm. The first 32 digits:
+//!                                    the path of a unix socket has 107 bytes (unix(7))
 //! <run>/netns/POD/                   the namespaces' bind mounts
 //! ```
 //!
@@ -11,6 +12,7 @@
 //! thing without a record cannot exist. Each is replaced by write, fsync, rename; a version tells an older program
 //! from a newer one. Records hold facts; state is derived ([`PodRecord::state`], [`ContainerRecord::state`]).
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -209,12 +211,12 @@ impl Store {
 
     /// Files of the pod that end with the boot.
     pub fn run_dir(&self, pod: &str) -> PathBuf {
-        self.run.join(pod)
+        self.run.join(short(pod))
     }
 
     /// The OCI bundle of a container.
     pub fn bundle(&self, pod: &str, container: &str) -> PathBuf {
-        self.run.join(pod).join("bundles").join(container)
+        self.run_dir(pod).join("containers").join(container).join("bundle")
     }
 
     /// Writes a pod's record; durable when it returns.
@@ -255,8 +257,9 @@ impl Store {
                 Err(why) => found.broken.push((id, why.to_string())),
             }
         }
+        let known: BTreeSet<String> = names(&self.root)?.iter().map(|id| short(id).to_owned()).collect();
         for id in names(&self.run)? {
-            if !self.root.join(&id).exists() {
+            if !known.contains(&id) {
                 found.broken.push((id, "files of a pod without a record".into()));
             }
         }
@@ -293,6 +296,10 @@ pub fn gone(result: io::Result<()>) -> io::Result<()> {
         Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+fn short(id: &str) -> &str {
+    id.get(..32).unwrap_or(id)
 }
 
 fn names(dir: &Path) -> Result<Vec<String>> {

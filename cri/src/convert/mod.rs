@@ -25,6 +25,7 @@ use crate::error::{Error, Kind, Result};
 pub use mounts::Propagation;
 pub use process::{exec_process, stop_signal};
 pub use resources::update;
+pub(crate) use security::ALL_CAPABILITIES;
 pub use user::{User, Wanted, resolve, wanted};
 
 /// Everything that the specification of one container is made of.
@@ -77,11 +78,9 @@ pub struct Places {
     pub shm: PathBuf,
 }
 
-/// Seccomp profiles as JSON of the OCI specification's `linux.seccomp`.
+/// What is needed to choose a seccomp profile: JSON of the OCI specification's `linux.seccomp`.
 #[derive(Clone, Debug, Default)]
 pub struct Seccomp {
-    /// Gantry's own, for RuntimeDefault.
-    pub runtime_default: Value,
     /// What `localhost_ref` names, read by the caller; needed only where it is asked for.
     pub localhost: Option<Value>,
     /// What no profile at all means.
@@ -142,7 +141,7 @@ pub fn container(input: &Input<'_>) -> Result<Value> {
         "maskedPaths": security::masked(&security),
         "readonlyPaths": security::readonly(&security),
     });
-    if let Some(profile) = security::seccomp(&security, input.seccomp)? {
+    if let Some(profile) = security::seccomp(&security, input.seccomp, input.host)? {
         linux["seccomp"] = profile;
     }
     if let Some(propagation) = mounts.rootfs_propagation {

@@ -110,7 +110,7 @@ pub fn exec_process(spec: &Value, cmd: &[String], tty: bool) -> Result<Value> {
     let mut process = spec["process"].clone();
     process["args"] = json!(cmd);
     process["terminal"] = json!(tty);
-    let env = process["env"].as_array().is_some_and(|env| env.iter().any(|e| is_term(e)));
+    let env = process["env"].as_array().is_some_and(|env| env.iter().any(is_term));
     if let (true, false, Some(list)) = (tty, env, process["env"].as_array_mut()) {
         list.push(json!("TERM=xterm"));
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Host, Seccomp};
 use crate::config::DefaultSeccomp;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// What a container may do that names no capability; the list that Docker began and every CRI runtime has.
 const DEFAULT_CAPABILITIES: &[&str] = &[
@@ -146,21 +146,33 @@ fn sets(own: &BTreeSet<String>, ambient: &BTreeSet<String>) -> Value {
     json!({"bounding": own, "effective": own, "permitted": own, "inheritable": ambient, "ambient": ambient})
 }
 
-pub(super) fn seccomp(security: &LinuxContainerSecurityContext, profiles: &Seccomp) -> Result<Option<Value>> {
+pub(super) fn seccomp(
+    security: &LinuxContainerSecurityContext,
+    profiles: &Seccomp,
+    host: &Host,
+) -> Result<Option<Value>> {
     if security.privileged {
         return Ok(None);
     }
+    // The default opens further calls for those who hold the capability that they need.
+    let runtime_default = || {
+        let bounding = capabilities(security, host)?["bounding"].take();
+        let bounding = serde_json::from_value(bounding).context(|| "read capabilities")?;
+        serde_json::to_value(gantry_runtime::seccomp::default_profile(&bounding))
+            .context(|| "encode a profile")
+            .map(Some)
+    };
     match security.seccomp.as_ref().map(SecurityProfile::profile_type) {
         Some(ProfileType::Unconfined) => Ok(None),
-        Some(ProfileType::RuntimeDefault) => Ok(Some(profiles.runtime_default.clone())),
+        Some(ProfileType::RuntimeDefault) => runtime_default(),
         Some(ProfileType::Localhost) => match &profiles.localhost {
             Some(profile) if profile.get("defaultAction").is_some_and(Value::is_string) => Ok(Some(profile.clone())),
             _ => Err(Error::new(Kind::Invalid, "seccomp: the localhost profile has no defaultAction")),
         },
-        None => Ok(match profiles.unset {
-            DefaultSeccomp::RuntimeDefault => Some(profiles.runtime_default.clone()),
-            DefaultSeccomp::Unconfined => None,
-        }),
+        None => match profiles.unset {
+            DefaultSeccomp::RuntimeDefault => runtime_default(),
+            DefaultSeccomp::Unconfined => Ok(None),
+        },
     }
 }
 
@@ -269,13 +281,12 @@ mod tests {
     fn case_26_no_profile_ever_opens_by_accident() {
         let with = |profile: Option<(ProfileType, Option<Value>)>, privileged| {
             let profiles = Seccomp {
-                runtime_default: json!({"defaultAction": "SCMP_ACT_ERRNO"}),
                 localhost: profile.as_ref().and_then(|(_, json)| json.clone()),
                 unset: DefaultSeccomp::RuntimeDefault,
             };
             let seccomp = profile.map(|(kind, _)| SecurityProfile { profile_type: kind as i32, ..Default::default() });
             let security = LinuxContainerSecurityContext { seccomp, privileged, ..Default::default() };
-            super::seccomp(&security, &profiles)
+            super::seccomp(&security, &profiles, &host())
         };
         assert!(with(None, false).unwrap().is_some());
         assert!(with(Some((ProfileType::RuntimeDefault, None)), false).unwrap().is_some());
