@@ -31,17 +31,6 @@ pub(crate) fn procfs() -> Result<OwnedFd> {
     }
 }
 
-/// Opens the null device and makes sure that it is the one (CVE-2025-31133).
-fn null() -> Result<OwnedFd> {
-    let null = fs::open(c"/dev/null", libc::O_RDWR).context(|| "open /dev/null")?;
-    let about = fs::fstat(null.as_fd()).context(|| "look at /dev/null")?;
-    if about.st_mode & libc::S_IFMT == libc::S_IFCHR && about.st_rdev == libc::makedev(1, 3) {
-        Ok(null)
-    } else {
-        Err(Error::new(Kind::Unsupported, "/dev/null is not the null device"))
-    }
-}
-
 /// Opens everything that the child will need. Slots below `given` have been opened by the caller.
 pub(crate) fn ground(plan: &Plan, given: Vec<OwnedFd>, doors: &mut Doors, stdio: &Stdio<'_>) -> Result<Ground> {
     let mut slots = given;
@@ -53,11 +42,9 @@ pub(crate) fn ground(plan: &Plan, given: Vec<OwnedFd>, doors: &mut Doors, stdio:
             }
         });
     }
-    let null = null()?;
     Ok(Ground {
         proc: procfs()?,
-        streams: streams(stdio, &null)?,
-        null,
+        streams: streams(stdio)?,
         doors: std::mem::take(&mut doors.procs),
         slots,
         fifo: None,
@@ -80,10 +67,18 @@ fn namespace(of: u64, path: &std::ffi::CStr, guards_network: bool) -> Result<Own
 }
 
 /// The three streams, none of them numbered below 3, so that placing one does not overwrite another.
-fn streams(stdio: &Stdio<'_>, null: &OwnedFd) -> Result<Option<[OwnedFd; 3]>> {
+fn streams(stdio: &Stdio<'_>) -> Result<Option<[OwnedFd; 3]>> {
     let Stdio::Fds { stdin, stdout, stderr } = stdio else { return Ok(None) };
-    let lift = |fd: &Option<BorrowedFd<'_>>| {
-        process::dup_above_streams(fd.unwrap_or(null.as_fd())).context(|| "duplicate a standard stream")
+    let lift = |given: &Option<BorrowedFd<'_>>| {
+        let null;
+        let fd = match given {
+            Some(fd) => *fd,
+            None => {
+                null = fs::open(c"/dev/null", libc::O_RDWR).context(|| "open /dev/null")?;
+                null.as_fd()
+            }
+        };
+        process::dup_above_streams(fd).context(|| "duplicate a standard stream")
     };
     Ok(Some([lift(stdin)?, lift(stdout)?, lift(stderr)?]))
 }

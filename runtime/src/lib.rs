@@ -13,6 +13,7 @@
 //! | [`sys`] | system calls; all `unsafe` of the project |
 
 pub mod cgroup;
+pub mod cli;
 pub mod clock;
 pub mod create;
 pub mod error;
@@ -24,6 +25,7 @@ pub mod lifecycle;
 pub mod monitor;
 pub mod plan;
 pub mod root;
+pub mod seal;
 pub mod seccomp;
 pub mod spec;
 pub mod state;

@@ -1,5 +1,5 @@
 //! `gantry-runtime`: argv to library to exit code.
 
 fn main() {
-    std::process::exit(2);
+    std::process::exit(gantry_runtime::cli::main(std::env::args_os().skip(1)));
 }

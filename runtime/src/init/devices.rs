@@ -1,12 +1,20 @@
 //! DO: nodes and links below `/dev`.
 
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use crate::plan::Device;
 use crate::root::{Entry, Place, RootDir};
 use crate::sys::mount::{self, Depth};
 use crate::sys::{Errno, fs};
+
+/// The host's null device, opened in this mount namespace, and verified to be it (CVE-2025-31133).
+pub(super) fn null() -> Result<OwnedFd, Errno> {
+    let null = fs::open(c"/dev/null", libc::O_PATH | libc::O_NOFOLLOW)?;
+    let about = fs::fstat(null.as_fd())?;
+    let is_null = about.st_mode & libc::S_IFMT == libc::S_IFCHR && about.st_rdev == libc::makedev(1, 3);
+    if is_null { Ok(null) } else { Err(Errno::from_raw(libc::ENODEV)) }
+}
 
 /// Makes a node, or binds the host's where that is refused.
 pub(super) fn make(root: &RootDir, device: &Device) -> Result<(), Errno> {

@@ -22,8 +22,6 @@ use crate::talk::{End, Word};
 pub struct Ground {
     /// A verified procfs of the host.
     pub proc: OwnedFd,
-    /// The host's null device, verified, for masks and missing streams.
-    pub null: OwnedFd,
     /// `cgroup.procs` of every tree to enter.
     pub doors: Vec<OwnedFd>,
     /// The slots of the plan.
@@ -47,6 +45,8 @@ struct Init<'a> {
     terminal: Option<OwnedFd>,
     /// An empty read-only tmpfs, made once and cloned for every directory that is masked.
     empty: Option<OwnedFd>,
+    /// The host's null device, opened once for every file that is masked.
+    null: Option<OwnedFd>,
     /// Which of the places has the program.
     program: usize,
 }
@@ -55,7 +55,8 @@ struct Init<'a> {
 pub fn run(mut plan: Plan, ground: &Ground, talk: &End) -> ! {
     process::reset_signals();
     fs::umask(0);
-    let mut init = Init { ground, talk, image: &mut plan.image, root: None, terminal: None, empty: None, program: 0 };
+    let mut init =
+        Init { ground, talk, image: &mut plan.image, root: None, terminal: None, empty: None, null: None, program: 0 };
     for at in 0..plan.steps.len() {
         match init.perform(&plan.steps, at) {
             Ok(()) => {}

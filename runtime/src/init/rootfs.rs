@@ -3,8 +3,8 @@
 use std::ffi::CStr;
 use std::os::fd::AsFd;
 
-use super::Init;
 use super::mounts::set;
+use super::{Init, devices};
 use crate::root::{Place, RootDir};
 use crate::sys::mount::{self, Depth, MountAttr, attr};
 use crate::sys::{Errno, fs, process};
@@ -74,11 +74,15 @@ pub(super) fn move_root(root: &RootDir) -> Result<(), Errno> {
 }
 
 impl Init<'_> {
-    /// Covers a file with the host's null device (verified before the clone), a directory with an empty tmpfs.
+    /// Covers a file with the host's null device (verified), a directory with an empty tmpfs.
     pub(super) fn mask(&mut self, place: &Place) -> Result<(), Errno> {
         let Some(target) = unless_missing(self.root()?.find(place))? else { return Ok(()) };
         if fs::fstat(target.as_fd())?.st_mode & libc::S_IFMT != libc::S_IFDIR {
-            let null = mount::clone_tree(self.ground.null.as_fd(), c"", Depth::One)?;
+            if self.null.is_none() {
+                self.null = Some(devices::null()?);
+            }
+            let Some(null) = &self.null else { return Err(Errno::from_raw(libc::EBADF)) };
+            let null = mount::clone_tree(null.as_fd(), c"", Depth::One)?;
             return mount::move_mount(null.as_fd(), target.as_fd());
         }
         if self.empty.is_none() {

@@ -288,6 +288,11 @@ impl std::fmt::Display for Plan {
     }
 }
 
+/// Every word of `mounts[].options` that this runtime knows by itself.
+pub fn option_words() -> Vec<String> {
+    options::words()
+}
+
 /// A C string, or the sentence that a zero byte earns.
 fn c_string(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::new(Kind::Invalid, format!("{text:?}: has a zero byte")))

@@ -64,6 +64,16 @@ const PROPAGATION: &[(&str, u64)] = &[
     ("unbindable", libc::MS_UNBINDABLE),
 ];
 
+/// Every word that is not left to the file system, for `features`.
+pub(super) fn words() -> Vec<String> {
+    let attributes = ATTRIBUTES.iter().flat_map(|(name, _, _)| [(*name).to_owned(), format!("r{name}")]);
+    let propagation = PROPAGATION.iter().flat_map(|(name, _)| [(*name).to_owned(), format!("r{name}")]);
+    let rest = ["bind", "rbind", "remount"].iter().chain(SUPER_BLOCK).chain(SILENT);
+    let mut all: Vec<String> = attributes.chain(propagation).chain(rest.map(|word| (*word).to_owned())).collect();
+    all.sort();
+    all
+}
+
 /// The flag and depth of `rslave` and its like; for `linux.rootfsPropagation` as well.
 pub(super) fn propagation(word: &str) -> Option<(u64, Depth)> {
     let find = |word: &str| PROPAGATION.iter().find(|(name, _)| *name == word).map(|(_, flag)| *flag);

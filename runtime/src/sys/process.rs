@@ -375,17 +375,13 @@ pub fn may_execute(path: &CStr) -> Result<(), Errno> {
     check(ret).map(drop)
 }
 
-/// All signals unblocked and at their default actions, whatever the caller of the runtime had set.
+/// All signals unblocked, and SIGPIPE back at its default action: Rust's start-up code ignores it, and what is ignored
+/// stays so through clone and exec.
 pub fn reset_signals() {
-    // SAFETY: an all-zero sigset_t is an empty set; sigprocmask only reads it.
+    // SAFETY: an all-zero sigset_t is an empty set; sigprocmask only reads it. SIG_DFL installs no code of ours.
     unsafe {
         let none: libc::sigset_t = std::mem::zeroed();
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-    }
-    for signal in 1..=64 {
-        if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-            // SAFETY: SIG_DFL installs no code of ours; numbers that C libraries reserve answer an error, ignored.
-            unsafe { libc::signal(signal, libc::SIG_DFL) };
-        }
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
     }
 }

@@ -1,0 +1,143 @@
+//! create, start, run, kill, delete, pause, resume, monitor.
+
+use std::path::Path;
+
+use oci_spec::runtime::Spec;
+
+use super::log;
+use super::parse::Call;
+use super::relay;
+use crate::create::{self, CreateRequest, Options, Stdio};
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::Solo;
+use crate::{lifecycle, seal, spec};
+
+pub(super) fn create(call: &Call) -> Result<i32> {
+    let alone = Solo::prove()?;
+    seal::protect(&alone)?;
+    let (spec, root) = (load(call)?, call.root());
+    check_console(call, &spec, true)?;
+    let created = create::create(&request(call, &spec, &root)?, &alone)?;
+    log::warnings(call, &created.warnings);
+    Ok(0)
+}
+
+pub(super) fn run(call: &Call) -> Result<i32> {
+    let alone = Solo::prove()?;
+    seal::protect(&alone)?;
+    let (spec, root) = (load(call)?, call.root());
+    let detach = call.has("detach");
+    check_console(call, &spec, detach)?;
+    let signals = if detach { None } else { Some(relay::Signals::take()?) };
+    let mut created = create::run(&request(call, &spec, &root)?, &alone)?;
+    log::warnings(call, &created.warnings);
+    let Some(signals) = signals else { return Ok(0) };
+    let ended = relay::until_exit(&signals, created.pidfd, created.console.take());
+    if !call.has("keep") {
+        lifecycle::delete(&root, call.id()?, true)?;
+    }
+    ended
+}
+
+fn load(call: &Call) -> Result<Spec> {
+    let id = call.id()?;
+    spec::load(bundle(call)).context(|| format!("{} {id}", call.command.name))
+}
+
+fn bundle(call: &Call) -> &Path {
+    call.path("bundle").unwrap_or(Path::new("."))
+}
+
+/// A terminal needs somebody who holds its other end.
+fn check_console(call: &Call, spec: &Spec, detach: bool) -> Result<()> {
+    let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
+    match (terminal, call.has("console-socket"), detach) {
+        (true, false, true) => {
+            let what = "process.terminal: a detached container needs --console-socket for its terminal";
+            Err(Error::new(Kind::Invalid, what))
+        }
+        (_, true, false) => Err(Error::new(Kind::Invalid, "--console-socket: only with --detach")),
+        _ => Ok(()),
+    }
+}
+
+fn request<'a>(call: &'a Call, spec: &'a Spec, root: &'a Path) -> Result<CreateRequest<'a>> {
+    Ok(CreateRequest {
+        id: call.id()?,
+        bundle: bundle(call),
+        root,
+        spec: Some(spec),
+        stdio: call.path("console-socket").map_or(Stdio::Inherit, Stdio::ConsoleSocket),
+        preserve_fds: preserved(call)?,
+        pid_file: call.path("pid-file"),
+        options: Options { no_pivot: call.has("no-pivot"), no_new_keyring: call.has("no-new-keyring") },
+    })
+}
+
+/// `--preserve-fds`, and the sockets of systemd's socket activation.
+pub(super) fn preserved(call: &Call) -> Result<u32> {
+    let listen = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse::<u32>().ok());
+    let count = call.number("preserve-fds")?.unwrap_or(0) + listen.unwrap_or(0);
+    if count > 65_536 {
+        return Err(Error::new(Kind::Invalid, format!("--preserve-fds: {count} is too many")));
+    }
+    Ok(count)
+}
+
+pub(super) fn start(call: &Call) -> Result<i32> {
+    lifecycle::start(&call.root(), call.id()?).map(|()| 0)
+}
+
+pub(super) fn kill(call: &Call) -> Result<i32> {
+    let rest = call.rest()?;
+    let signal = signal(rest.first().copied().unwrap_or("TERM"))?;
+    lifecycle::kill(&call.root(), call.id()?, signal, call.has("all")).map(|()| 0)
+}
+
+/// `9`, `KILL`, `SIGKILL`, `rtmin+1`.
+fn signal(text: &str) -> Result<i32> {
+    use std::str::FromStr as _;
+
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let wrong = || Error::new(Kind::Invalid, format!("unknown signal {text:?}"));
+    if let Ok(number) = name.parse::<i32>() {
+        return if (1..=64).contains(&number) { Ok(number) } else { Err(wrong()) };
+    }
+    if let Some(above) = name.strip_prefix("RTMIN") {
+        let above = if above.is_empty() { Ok(0) } else { above.trim_start_matches('+').parse::<i32>() };
+        return above.ok().filter(|above| (0..=30).contains(above)).map(|above| 34 + above).ok_or_else(wrong);
+    }
+    nix::sys::signal::Signal::from_str(&format!("SIG{name}")).map(|signal| signal as i32).map_err(|_| wrong())
+}
+
+pub(super) fn delete(call: &Call) -> Result<i32> {
+    lifecycle::delete(&call.root(), call.id()?, call.has("force")).map(|()| 0)
+}
+
+pub(super) fn pause(call: &Call) -> Result<i32> {
+    lifecycle::pause(&call.root(), call.id()?).map(|()| 0)
+}
+
+pub(super) fn resume(call: &Call) -> Result<i32> {
+    lifecycle::resume(&call.root(), call.id()?).map(|()| 0)
+}
+
+pub(super) fn monitor(_call: &Call) -> Result<i32> {
+    Err(Error::new(Kind::Unsupported, "monitor: not wired yet"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::signal;
+
+    #[test]
+    fn signals_by_number_and_name() {
+        for (text, number) in [("9", 9), ("KILL", 9), ("SIGTERM", 15), ("sighup", 1), ("RTMIN+1", 35), ("rtmin", 34)] {
+            assert_eq!(signal(text).unwrap(), number, "{text}");
+        }
+        for text in ["0", "65", "-9", "FROB", "", "RTMIN+99"] {
+            assert!(signal(text).is_err(), "{text}");
+        }
+    }
+}

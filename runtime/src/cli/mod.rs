@@ -1,0 +1,43 @@
+//! The command line: one table of commands and flags ([`table`]) that feeds the parser and the help.
+//!
+//! Names, meanings and exit codes are runc's, so that containerd, podman and CRI-O can call this binary in its place.
+
+mod exec;
+mod inspect;
+mod lifecycle;
+mod log;
+mod parse;
+mod relay;
+mod table;
+
+use std::ffi::OsString;
+
+use crate::error::Kind;
+
+/// Runs the command line; returns the exit code.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
+    let call = match parse::parse(args) {
+        Ok(parse::Parsed::Call(call)) => call,
+        Ok(parse::Parsed::Print(text)) => {
+            print!("{text}");
+            return 0;
+        }
+        Err(refusal) => {
+            eprintln!("gantry-runtime: {}", refusal.sentence);
+            return refusal.code;
+        }
+    };
+    match (call.command.run)(&call) {
+        Ok(code) => code,
+        Err(error) => {
+            log::error(&call, &error);
+            // runc's exec ends with 255 on its own failures, so that they differ from the program's.
+            match (call.command.name, error.kind()) {
+                ("exec", Kind::Program) if error.errno().is_some_and(|errno| errno.raw() == libc::ENOENT) => 127,
+                ("exec", Kind::Program) => 126,
+                ("exec", _) => 255,
+                _ => 1,
+            }
+        }
+    }
+}
