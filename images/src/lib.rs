@@ -35,12 +35,30 @@
 
 #![forbid(unsafe_code)]
 
+mod blobs;
 mod config;
 pub mod digest;
+mod disk;
 mod error;
+mod fetch;
+mod garbage;
+mod import;
+mod index;
+mod intake;
+mod layers;
+pub mod layout;
+mod lookup;
+pub mod manifest;
 mod options;
 mod reference;
+mod rootfs;
+#[cfg(test)]
+mod scratch;
+mod sharing;
+pub mod source;
+mod space;
 mod store;
+pub mod unpack;
 
 pub use config::{Config, Limits};
 pub use digest::Digest;

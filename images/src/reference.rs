@@ -162,7 +162,7 @@ fn check_tag(tag: &str) -> Result<(), String> {
     let good = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
     match tag.as_bytes() {
         [] => Err("the tag is empty".into()),
-        [first, ..] if matches!(first, b'.' | b'-') => Err(format!("the tag {tag:?} starts badly")),
+        [b'.' | b'-', ..] => Err(format!("the tag {tag:?} starts badly")),
         bytes if bytes.len() > MAX_TAG => Err(format!("the tag is longer than {MAX_TAG} bytes")),
         bytes if bytes.iter().all(|b| good(*b)) => Ok(()),
         _ => Err(format!("the tag {tag:?} has a character outside [A-Za-z0-9_.-]")),

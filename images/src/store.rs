@@ -1,16 +1,30 @@
 //! The store as its users see it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use oci_spec::image::ImageConfiguration;
 
+use crate::blobs::Blobs;
 use crate::config::Config;
 use crate::digest::Digest;
-use crate::error::{Error, Kind, Result};
-use crate::options::{Progress, PullOptions};
+use crate::disk::{self, GroupSync};
+use crate::error::{Context, Error, Kind, Result};
+use crate::fetch::{self, Wanted};
+use crate::garbage;
+use crate::index::{Entry, Index, Record};
+use crate::layers::{self, Key, Layers, Position};
+use crate::manifest::Descriptor;
+use crate::options::{Platform, Progress, PullOptions};
 use crate::reference::Reference;
+use crate::rootfs::{self, Rootfses};
+use crate::sharing::{Flights, Lease, Leases};
+use crate::source::Source as _;
+use crate::source::layout::Layout;
+use crate::source::registry::Registry;
+use crate::space;
 
 /// An image in the store.
 #[derive(Clone, Debug)]
@@ -61,12 +75,22 @@ pub struct Store {
     shared: Arc<Shared>,
 }
 
-struct Shared {
-    config: Config,
+/// What every clone and every task of a store shares.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) blobs: Blobs,
+    pub(crate) layers: Layers,
+    pub(crate) rootfses: Rootfses,
+    pub(crate) index: Index<Vec<Arc<Image>>>,
+    pub(crate) flights: Flights,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) sync: GroupSync,
 }
 
-fn not_yet(what: &str) -> Error {
-    Error::new(Kind::Unsupported, format!("{what}: not in this build"))
+/// Runs blocking work on the threads that are there for it.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let panicked = |why| Error::caused(Kind::System, "a worker of the image store died", why);
+    tokio::task::spawn_blocking(work).await.map_err(panicked)?
 }
 
 impl Store {
@@ -75,7 +99,26 @@ impl Store {
     /// # Errors
     /// [`Kind::System`] for the disk; [`Kind::Invalid`] if `index.json` is of a newer version or damaged.
     pub fn open(config: Config) -> Result<Self> {
-        Ok(Self { shared: Arc::new(Shared { config }) })
+        let root = std::path::absolute(&config.root).context(|| format!("path {}", config.root.display()))?;
+        disk::private_dir(&root)?;
+        let blobs = Blobs::open(&root)?;
+        let cache = Mutex::new(HashMap::new());
+        let (view_blobs, limit) = (blobs.clone(), config.limits.config_bytes);
+        let view = move |record: &Record| {
+            let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(view(&view_blobs, limit, record, &mut cache))
+        };
+        let shared = Shared {
+            layers: Layers::open(&root)?,
+            rootfses: Rootfses::open(&root)?,
+            index: Index::open(&root, view)?,
+            flights: Flights::default(),
+            leases: Arc::new(Leases::open(&root)?),
+            sync: GroupSync::default(),
+            blobs,
+            config: Config { root, ..config },
+        };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// The directory that `Config::root` named.
@@ -89,8 +132,23 @@ impl Store {
     /// # Errors
     /// [`Kind::NotFound`], [`Kind::Unauthorized`], [`Kind::Unavailable`] for the registry's answers,
     /// [`Kind::Invalid`] and [`Kind::TooLarge`] for its content, [`Kind::Unsupported`] without our platform.
-    pub async fn pull(&self, _from: &Reference, _options: &PullOptions, _progress: Progress) -> Result<Arc<Image>> {
-        Err(not_yet("pull"))
+    pub async fn pull(&self, from: &Reference, options: &PullOptions, progress: Progress) -> Result<Arc<Image>> {
+        let pull = async {
+            let registry = Registry::connect(&self.shared.config, from, options.auth.clone())?;
+            let limit = self.shared.config.limits.manifest_bytes;
+            let served = registry.document(&from.wanted(), limit).await?;
+            let wanted = Wanted {
+                // With a digest beside it a tag only informs: what it means there today was not asked.
+                tags: from.tagged().filter(|_| from.digest().is_none()).into_iter().collect(),
+                digests: BTreeSet::from([from.digested(&served.digest)]),
+                platform: options.platform.clone().unwrap_or_else(Platform::host),
+                pinned: options.pinned,
+                now: now(),
+            };
+            fetch::image(&self.shared, &registry, served, wanted, &progress).await
+        };
+        let id = pull.await.context(|| format!("pull {from}"))?;
+        self.by_id(&id)
     }
 
     /// Reads an OCI layout directory, or a tar archive of one, into the store. `name` names the image if the
@@ -98,19 +156,51 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::pull`], for the content.
-    pub async fn import(&self, _path: &Path, _name: Option<Reference>) -> Result<Vec<Arc<Image>>> {
-        Err(not_yet("import"))
+    pub async fn import(&self, path: &Path, name: Option<Reference>) -> Result<Vec<Arc<Image>>> {
+        let what = || format!("import {}", path.display());
+        let (owned, limits) = (path.to_owned(), self.shared.config.limits.clone());
+        let open = move || {
+            let layout = Layout::open(&owned)?;
+            let entries = layout.entries(&limits)?;
+            Ok((layout, entries))
+        };
+        let (layout, entries) = blocking(open).await?;
+        let mut images = Vec::new();
+        for (entry, tags) in crate::import::choose(&entries, name.as_ref(), &Platform::host()).context(what)? {
+            let import = async {
+                let mut served =
+                    layout.document(&entry.digest.to_string(), self.shared.config.limits.manifest_bytes).await?;
+                served.media_type = (!entry.media_type.is_empty()).then(|| entry.media_type.clone());
+                let platform = Platform::host();
+                let wanted = Wanted { tags, digests: BTreeSet::new(), platform, pinned: false, now: now() };
+                fetch::image(&self.shared, &layout, served, wanted, &crate::options::quiet()).await
+            };
+            images.push(self.by_id(&import.await.context(what)?)?);
+        }
+        Ok(images)
+    }
+
+    fn by_id(&self, id: &Digest) -> Result<Arc<Image>> {
+        let id = id.to_string();
+        let found = self.shared.index.load()?.1.iter().find(|image| image.id == id).cloned();
+        found.ok_or_else(|| Error::new(Kind::NotFound, format!("image {id} was removed meanwhile")))
     }
 
     /// All images, sorted by id.
     pub fn images(&self) -> Vec<Arc<Image>> {
-        Vec::new()
+        match self.shared.index.load() {
+            Ok((_, images)) => images.to_vec(),
+            Err(why) => {
+                tracing::error!(%why, "the image index cannot be read");
+                Vec::new()
+            }
+        }
     }
 
     /// An image by a reference in any spelling, by `name@digest`, by a bare digest of its manifest, by its id with
     /// or without `sha256:`, or by a prefix of the id that fits one image only.
-    pub fn image(&self, _name: &str) -> Option<Arc<Image>> {
-        None
+    pub fn image(&self, name: &str) -> Option<Arc<Image>> {
+        crate::lookup::find(&self.images(), name)
     }
 
     /// Removes the image that `name` (as for [`Store::image`]) finds, with all its names, and then whatever content
@@ -118,24 +208,54 @@ impl Store {
     ///
     /// # Errors
     /// [`Kind::System`] for the disk.
-    pub async fn remove(&self, _name: &str) -> Result<bool> {
-        Err(not_yet("remove"))
+    pub async fn remove(&self, name: &str) -> Result<bool> {
+        let Some(image) = self.image(name) else { return Ok(false) };
+        let id: Digest = image.id.parse()?;
+        let shared = self.shared.clone();
+        let removed = blocking(move || shared.index.change(|record| Ok(record.remove(&id)))).await?;
+        self.collect().await?;
+        Ok(removed)
     }
 
     /// Takes one tag or digest name off an image; removes the image with its last name. `false` if there was none.
     ///
     /// # Errors
     /// [`Kind::System`] for the disk.
-    pub async fn untag(&self, _name: &Reference) -> Result<bool> {
-        Err(not_yet("untag"))
+    pub async fn untag(&self, name: &Reference) -> Result<bool> {
+        let name = match name.digest() {
+            Some(digest) => name.digested(digest),
+            None => name.to_string(),
+        };
+        let shared = self.shared.clone();
+        let found = blocking(move || shared.index.change(|record| Ok(record.untag(&name)))).await?;
+        self.collect().await?;
+        Ok(found)
     }
 
     /// Gives an image one more name; the name moves if another image has it.
     ///
     /// # Errors
     /// [`Kind::NotFound`] if `image` finds nothing.
-    pub async fn tag(&self, _image: &str, _name: &Reference) -> Result<Arc<Image>> {
-        Err(not_yet("tag"))
+    pub async fn tag(&self, image: &str, name: &Reference) -> Result<Arc<Image>> {
+        let missing = || Error::new(Kind::NotFound, format!("image {image:?} is not here"));
+        let id: Digest = self.image(image).ok_or_else(missing)?.id.parse()?;
+        let tag = name.tagged().filter(|_| name.digest().is_none());
+        let tag = tag.ok_or_else(|| Error::new(Kind::InvalidArgument, format!("{name} is no tag")))?;
+        let (shared, of) = (self.shared.clone(), id.clone());
+        match blocking(move || shared.index.change(|record| Ok(record.tag(&of, tag)))).await? {
+            true => self.by_id(&id),
+            false => Err(missing()),
+        }
+    }
+
+    /// Deletes blobs and layers that no image, root filesystem or running pull needs; the bytes of these blobs.
+    /// `None` if another process is using the store: try later.
+    ///
+    /// # Errors
+    /// [`Kind::System`] for the disk.
+    pub async fn collect(&self) -> Result<Option<u64>> {
+        let shared = self.shared.clone();
+        blocking(move || collect(&shared)).await
     }
 
     /// Space that blobs and unpacked layers take (not the containers' own writes).
@@ -143,7 +263,12 @@ impl Store {
     /// # Errors
     /// [`Kind::System`] for the disk.
     pub async fn usage(&self) -> Result<Usage> {
-        Err(not_yet("usage"))
+        let root = self.shared.config.root.clone();
+        blocking(move || {
+            let (blobs, layers) = (space::of(&root.join("blobs"))?, space::of(&root.join("layers"))?);
+            Ok(Usage { bytes: blobs.bytes + layers.bytes, inodes: blobs.inodes + layers.inodes })
+        })
+        .await
     }
 
     /// Mounts a root filesystem of the image (by [`Image::id`]) for `key`, usually a container id:
@@ -152,24 +277,64 @@ impl Store {
     ///
     /// # Errors
     /// [`Kind::NotFound`] without such an image; [`Kind::Conflict`] if the key belongs to another image.
-    pub async fn rootfs(&self, _image_id: &str, _key: &str) -> Result<Rootfs> {
-        Err(not_yet("rootfs"))
+    pub async fn rootfs(&self, image_id: &str, key: &str) -> Result<Rootfs> {
+        rootfs::check_key(key)?;
+        let _one = self.shared.flights.lock(format!("rootfs {key}")).await;
+        let mount = async {
+            let mut lease = self.shared.leases.begin()?;
+            let layers = match self.shared.rootfses.record(key)?.filter(|record| record.image_id == image_id) {
+                // What is mounted, or was before a reboot, does not depend on the image any more.
+                Some(record) => record.layers,
+                None => self.unpacked(image_id, &mut lease).await?,
+            };
+            let (shared, id, owned) = (self.shared.clone(), image_id.to_owned(), key.to_owned());
+            blocking(move || shared.rootfses.mount(&owned, &id, &layers, &shared.layers)).await
+        };
+        let paths = mount.await.context(|| format!("rootfs {key} of {image_id}"))?;
+        Ok(Rootfs { path: paths.merged, upper: paths.upper, image_id: image_id.to_owned() })
+    }
+
+    /// The layers of an image, lowest first; what is missing is unpacked from its blobs.
+    async fn unpacked(&self, image_id: &str, lease: &mut Lease) -> Result<Vec<Key>> {
+        let record = self.shared.index.load()?.0;
+        let entry = record.images.iter().find(|entry| entry.config.to_string() == image_id);
+        let entry = entry.ok_or_else(|| Error::new(Kind::NotFound, format!("image {image_id} is not here")))?;
+        let positions = positions(entry);
+        for (layer, position) in entry.layers.iter().zip(&positions) {
+            lease.blob(&layer.digest);
+            lease.layer(&Key::alone(&position.diff_id));
+            lease.layer(&Key::chained(&position.chain_id));
+        }
+        if let Some(keys) = positions.iter().map(|position| self.shared.layers.find(position)).collect() {
+            return Ok(keys);
+        }
+        let blobs: Vec<Descriptor> =
+            entry.layers.iter().map(|layer| Descriptor::plain(&layer.digest, layer.size)).collect();
+        fetch::all_layers(&self.shared, &crate::source::Nowhere, &blobs, &positions, &crate::options::quiet()).await
     }
 
     /// Unmounts and deletes a root filesystem and what was written to it. Idempotent.
     ///
     /// # Errors
     /// [`Kind::System`] for the mount or the disk; call again later.
-    pub async fn release_rootfs(&self, _key: &str) -> Result<()> {
-        Err(not_yet("release rootfs"))
+    pub async fn release_rootfs(&self, key: &str) -> Result<()> {
+        rootfs::check_key(key)?;
+        let _one = self.shared.flights.lock(format!("rootfs {key}")).await;
+        let (shared, owned) = (self.shared.clone(), key.to_owned());
+        blocking(move || shared.rootfses.release(&owned)).await.context(|| format!("release rootfs {key}"))
     }
 
     /// Space that a container's own writes take.
     ///
     /// # Errors
     /// [`Kind::NotFound`] without such a key.
-    pub async fn rootfs_usage(&self, _key: &str) -> Result<Usage> {
-        Err(not_yet("rootfs usage"))
+    pub async fn rootfs_usage(&self, key: &str) -> Result<Usage> {
+        rootfs::check_key(key)?;
+        let upper = self.shared.rootfses.paths(key).upper;
+        if !upper.is_dir() {
+            return Err(Error::new(Kind::NotFound, format!("rootfs {key} is not here")));
+        }
+        blocking(move || space::of(&upper)).await
     }
 
     /// Every key with something on disk, mounted or not: what is no container's is garbage of a crash.
@@ -177,6 +342,80 @@ impl Store {
     /// # Errors
     /// [`Kind::System`] for the disk.
     pub fn rootfs_keys(&self) -> Result<BTreeSet<String>> {
-        Ok(BTreeSet::new())
+        self.shared.rootfses.keys()
     }
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn positions(entry: &Entry) -> Vec<Position> {
+    let diff_ids: Vec<Digest> = entry.layers.iter().map(|layer| layer.diff_id.clone()).collect();
+    let chain = layers::chain_ids(&diff_ids);
+    let position = |(at, (diff_id, chain_id))| Position { diff_id, chain_id, lowest: at == 0 };
+    diff_ids.into_iter().zip(chain).enumerate().map(position).collect()
+}
+
+/// What readers see of a record. An image whose configuration is lost is left out: the next pull fetches it again.
+fn view(
+    blobs: &Blobs,
+    limit: u64,
+    record: &Record,
+    cache: &mut HashMap<Digest, ImageConfiguration>,
+) -> Vec<Arc<Image>> {
+    cache.retain(|digest, _| record.images.iter().any(|entry| entry.config == *digest));
+    let mut images = Vec::with_capacity(record.images.len());
+    for entry in &record.images {
+        let config = match cache.get(&entry.config) {
+            Some(config) => Some(config.clone()),
+            None => blobs.read_small(&entry.config, limit).ok().flatten().and_then(|body| {
+                let config = fetch::parse_configuration(&body).ok()?;
+                cache.insert(entry.config.clone(), config.clone());
+                Some(config)
+            }),
+        };
+        let Some(config) = config else {
+            tracing::error!(image = %entry.config, "the configuration is lost; pull the image again");
+            continue;
+        };
+        images.push(Arc::new(Image {
+            id: entry.config.to_string(),
+            manifest: entry.manifest.clone(),
+            repo_tags: entry.tags.iter().cloned().collect(),
+            repo_digests: entry.digests.iter().cloned().collect(),
+            size: entry.size,
+            pinned: entry.pinned,
+            created: config.created().clone(),
+            stored_at: entry.stored_at,
+            config,
+        }));
+    }
+    images
+}
+
+fn collect(shared: &Shared) -> Result<Option<u64>> {
+    shared.leases.exclusively(|mut roots| {
+        for entry in &shared.index.load()?.0.images {
+            roots.blobs.insert(entry.config.clone());
+            roots.blobs.extend(entry.documents.iter().cloned());
+            roots.blobs.extend(entry.layers.iter().map(|layer| layer.digest.clone()));
+            for position in positions(entry) {
+                roots.layers.extend([Key::alone(&position.diff_id), Key::chained(&position.chain_id)]);
+            }
+        }
+        for key in shared.rootfses.keys()? {
+            roots.layers.extend(shared.rootfses.record(&key)?.into_iter().flat_map(|record| record.layers));
+        }
+        let seen = garbage::Seen { blobs: shared.blobs.list()?, layers: shared.layers.list()? };
+        let plan = garbage::plan(&roots, &seen);
+        for digest in &plan.blobs {
+            shared.blobs.remove(digest)?;
+        }
+        for key in &plan.layers {
+            shared.layers.remove(key)?;
+        }
+        Ok(plan.blob_bytes)
+    })
 }

@@ -1,0 +1,272 @@
+//! From a document to an image in the store: manifest, configuration, layers; each fetched only if it is not here.
+//!
+//! ```text
+//! document ─ index? choose ─> manifest ─> configuration ─> diff ids ─┬─ layer 0: download ─> unpack ─> commit ─┐
+//!                                                                     ├─ layer 1: …             (waits for 0    ├─> index
+//!                                                                     └─ layer 2: …              where it must) ┘
+//! ```
+//! Two locks a layer, always taken in this order: its chain id (one unpack), its blob (one download). A chain waits
+//! only for shorter chains and a blob's holder waits for nobody, so there is no cycle.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use oci_spec::image::ImageConfiguration;
+use tokio::sync::{Semaphore, watch};
+
+use crate::digest::Digest;
+use crate::error::{Context, Error, Kind, Result};
+use crate::index::{Entry, Layer};
+use crate::intake;
+use crate::layers::{self, Key, Position, Unpacked};
+use crate::manifest::{self, Descriptor, Document, Manifest};
+use crate::options::{Event, Platform, Progress};
+use crate::sharing::Lease;
+use crate::source::{self, Served, Source};
+use crate::store::{Shared, blocking};
+
+/// What the image will be called, and which one of an index it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) tags: BTreeSet<String>,
+    pub(crate) digests: BTreeSet<String>,
+    pub(crate) platform: Platform,
+    pub(crate) pinned: bool,
+    /// Nanoseconds since 1970.
+    pub(crate) now: u64,
+}
+
+/// Brings the image that `served` describes into the store; its id.
+pub(crate) async fn image<S: Source>(
+    shared: &Arc<Shared>,
+    from: &S,
+    served: Served,
+    wanted: Wanted,
+    progress: &Progress,
+) -> Result<Digest> {
+    let mut lease = shared.leases.begin()?;
+    let mut documents = BTreeSet::new();
+    let mut served = served;
+    let mut document = keep(shared, &mut lease, &mut documents, &served).await?;
+    if let Document::Index(entries) = &document {
+        let chosen = manifest::choose(entries, &wanted.platform)?.clone();
+        served = linked(shared, from, &mut lease, &chosen).await?;
+        document = keep(shared, &mut lease, &mut documents, &served).await?;
+    }
+    let Document::Manifest(manifest) = document else {
+        return Err(Error::new(Kind::Invalid, "manifest: an index inside an index"));
+    };
+    lease.blob(&manifest.config.digest);
+    let config = configuration(shared, from, &manifest, progress).await?;
+    let positions = positions(&config, &manifest)?;
+    let layers = manifest.layers.iter().map(|layer| (layer.digest.clone(), layer.size)).collect();
+    progress(Event::Resolved { manifest: served.digest.clone(), layers });
+    for (layer, position) in manifest.layers.iter().zip(&positions) {
+        lease.blob(&layer.digest);
+        lease.layer(&Key::alone(&position.diff_id));
+        lease.layer(&Key::chained(&position.chain_id));
+    }
+    all_layers(shared, from, &manifest.layers, &positions, progress).await?;
+    let entry = entry(&manifest, &positions, &served, documents, wanted);
+    let id = entry.config.clone();
+    let shared = shared.clone();
+    blocking(move || {
+        shared.index.change(|record| {
+            record.add(entry);
+            Ok(())
+        })
+    })
+    .await?;
+    Ok(id)
+}
+
+/// Parses a document and stores it.
+async fn keep(
+    shared: &Arc<Shared>,
+    lease: &mut Lease,
+    kept: &mut BTreeSet<Digest>,
+    served: &Served,
+) -> Result<Document> {
+    let document = manifest::parse(&served.body, served.media_type.as_deref(), &shared.config.limits)
+        .context(|| format!("{}", served.digest))?;
+    lease.blob(&served.digest);
+    kept.insert(served.digest.clone());
+    let (shared, digest, body) = (shared.clone(), served.digest.clone(), served.body.clone());
+    blocking(move || shared.blobs.put(&digest, &body)).await?;
+    Ok(document)
+}
+
+/// The document that an index entry points to, from the store if it is there.
+async fn linked<S: Source>(shared: &Arc<Shared>, from: &S, lease: &mut Lease, entry: &Descriptor) -> Result<Served> {
+    lease.blob(&entry.digest);
+    let limit = shared.config.limits.manifest_bytes;
+    if let Some(body) = shared.blobs.read_small(&entry.digest, limit)? {
+        return Ok(Served { body, digest: entry.digest.clone(), media_type: Some(entry.media_type.clone()) });
+    }
+    let served = from.document(&entry.digest.to_string(), limit).await?;
+    match served.body.len() as u64 == entry.size {
+        true => Ok(served),
+        false => {
+            let why = format!("{} has {} bytes, the index says {}", entry.digest, served.body.len(), entry.size);
+            Err(Error::new(Kind::Invalid, why))
+        }
+    }
+}
+
+async fn configuration<S: Source>(
+    shared: &Arc<Shared>,
+    from: &S,
+    manifest: &Manifest,
+    progress: &Progress,
+) -> Result<ImageConfiguration> {
+    let wanted = &manifest.config;
+    let limit = shared.config.limits.config_bytes;
+    let body = match shared.blobs.read_small(&wanted.digest, limit)? {
+        Some(body) => body,
+        None => {
+            let body = source::whole(from, wanted, limit, progress).await?;
+            let (shared, digest, copy) = (shared.clone(), wanted.digest.clone(), body.clone());
+            blocking(move || shared.blobs.put(&digest, &copy)).await?;
+            body
+        }
+    };
+    parse_configuration(&body).context(|| format!("image configuration {}", wanted.digest))
+}
+
+/// Reads an image configuration.
+pub(crate) fn parse_configuration(body: &[u8]) -> Result<ImageConfiguration> {
+    serde_json::from_slice(body).map_err(|why| Error::caused(Kind::Invalid, "not an OCI configuration", why))
+}
+
+fn positions(config: &ImageConfiguration, manifest: &Manifest) -> Result<Vec<Position>> {
+    let diff_ids = config.rootfs().diff_ids().iter().map(|text| text.parse()).collect::<Result<Vec<Digest>>>();
+    let diff_ids = diff_ids.context(|| "image configuration")?;
+    if diff_ids.len() != manifest.layers.len() {
+        let why = format!("{} layers, but {} diff ids in the configuration", manifest.layers.len(), diff_ids.len());
+        return Err(Error::new(Kind::Invalid, why));
+    }
+    let chain = layers::chain_ids(&diff_ids);
+    let position = |(at, (diff_id, chain_id))| Position { diff_id, chain_id, lowest: at == 0 };
+    Ok(diff_ids.into_iter().zip(chain).enumerate().map(position).collect())
+}
+
+fn entry(
+    manifest: &Manifest,
+    positions: &[Position],
+    served: &Served,
+    documents: BTreeSet<Digest>,
+    wanted: Wanted,
+) -> Entry {
+    let layer = |(layer, position): (&Descriptor, &Position)| Layer {
+        digest: layer.digest.clone(),
+        size: layer.size,
+        diff_id: position.diff_id.clone(),
+    };
+    let sizes: u64 = manifest.layers.iter().map(|layer| layer.size).sum();
+    Entry {
+        config: manifest.config.digest.clone(),
+        config_size: manifest.config.size,
+        manifest: served.digest.clone(),
+        documents,
+        layers: manifest.layers.iter().zip(positions).map(layer).collect(),
+        tags: wanted.tags,
+        digests: wanted.digests,
+        size: sizes + manifest.config.size + served.body.len() as u64,
+        pinned: wanted.pinned,
+        stored_at: wanted.now,
+    }
+}
+
+/// Brings all layers here, several at a time; their keys, lowest first.
+pub(crate) async fn all_layers<S: Source>(
+    shared: &Arc<Shared>,
+    from: &S,
+    layers: &[Descriptor],
+    positions: &[Position],
+    progress: &Progress,
+) -> Result<Vec<Key>> {
+    let permits = Semaphore::new(shared.config.parallel_downloads.max(1));
+    let ready: Vec<watch::Sender<Option<Key>>> = layers.iter().map(|_| watch::Sender::new(None)).collect();
+    let tasks = layers.iter().zip(positions).enumerate().map(|(at, (layer, position))| {
+        let task = OneLayer { shared, from, layer, position, progress, below: &ready[..at] };
+        let (permits, ready) = (&permits, &ready[at]);
+        async move {
+            let key = task.run(permits).await.context(|| format!("layer {}", layer.digest))?;
+            ready.send_replace(Some(key.clone()));
+            Ok(key)
+        }
+    });
+    futures_util::future::try_join_all(tasks).await
+}
+
+struct OneLayer<'a, S> {
+    shared: &'a Arc<Shared>,
+    from: &'a S,
+    layer: &'a Descriptor,
+    position: &'a Position,
+    progress: &'a Progress,
+    below: &'a [watch::Sender<Option<Key>>],
+}
+
+impl<S: Source> OneLayer<'_, S> {
+    async fn run(&self, permits: &Semaphore) -> Result<Key> {
+        let _unpack = self.shared.flights.lock(format!("chain {}", self.position.chain_id)).await;
+        if let Some(key) = self.shared.layers.find(self.position) {
+            (self.progress)(Event::Exists(self.layer.digest.clone()));
+            return Ok(key);
+        }
+        let unpacked = self.content(permits).await?;
+        let below = match unpacked.is_alone(self.position) {
+            true => Vec::new(),
+            false => self.keys_below().await?,
+        };
+        let (shared, position) = (self.shared.clone(), self.position.clone());
+        let key = blocking(move || shared.layers.commit(unpacked, &position, &below, &shared.sync)).await?;
+        (self.progress)(Event::Done(self.layer.digest.clone()));
+        Ok(key)
+    }
+
+    async fn keys_below(&self) -> Result<Vec<Key>> {
+        let mut keys = Vec::with_capacity(self.below.len());
+        for layer in self.below {
+            let gone = |_| Error::new(Kind::System, "a layer below was given up");
+            let key = layer.subscribe().wait_for(Option::is_some).await.map_err(gone)?.clone();
+            keys.extend(key);
+        }
+        Ok(keys)
+    }
+
+    /// The layer unpacked, from the blob that is here or from the source.
+    async fn content(&self, permits: &Semaphore) -> Result<Unpacked> {
+        let download = self.shared.flights.lock(format!("blob {}", self.layer.digest)).await;
+        let given_up = |_| Error::new(Kind::System, "the pull was given up");
+        let _permit = permits.acquire().await.map_err(given_up)?;
+        if !self.shared.blobs.has(&self.layer.digest, self.layer.size) {
+            return self.download().await;
+        }
+        drop(download);
+        (self.progress)(Event::Exists(self.layer.digest.clone()));
+        match intake::unpack_blob(self.shared, self.layer, self.position).await {
+            Err(why) if why.kind() == Kind::Invalid => {
+                // The blob was good when it was committed; the disk has changed it since, or the image lies.
+                tracing::warn!(layer = %self.layer.digest, %why, "a damaged blob is fetched again");
+                self.shared.blobs.remove(&self.layer.digest)?;
+                let _download = self.shared.flights.lock(format!("blob {}", self.layer.digest)).await;
+                self.download().await
+            }
+            other => other,
+        }
+    }
+
+    async fn download(&self) -> Result<Unpacked> {
+        let stream = || intake::stream(self.shared, self.from, self.layer, self.position, self.progress);
+        match stream().await {
+            // What an earlier download had left was wrong (a power cut loses unsynced data): once more from the start.
+            Err(failed) if failed.continued && failed.why.kind() == Kind::Invalid => {
+                tracing::warn!(layer = %self.layer.digest, why = %failed.why, "the download starts over");
+                stream().await.map_err(|failed| failed.why)
+            }
+            other => other.map_err(|failed| failed.why),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! `index.json`: which images there are. The one record that decides what exists; everything else follows from it.
+//!
+//! Several processes may change it: writers hold `lock`, reread, change, and replace the file. Readers look at the
+//! file's identity and reread only when it changed.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::disk;
+use crate::error::{Context, Error, Kind, Result};
+
+const VERSION: u32 = 1;
+const MOST: u64 = 1 << 30;
+
+/// Everything that is written down.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Record {
+    version: u32,
+    pub(crate) images: Vec<Entry>,
+}
+
+/// One image.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Entry {
+    /// Digest of the configuration: the image's id.
+    pub(crate) config: Digest,
+    pub(crate) config_size: u64,
+    pub(crate) manifest: Digest,
+    /// Manifest and, where one led here, index: documents kept as blobs.
+    pub(crate) documents: BTreeSet<Digest>,
+    /// Lowest first.
+    pub(crate) layers: Vec<Layer>,
+    /// `host/path:tag`.
+    pub(crate) tags: BTreeSet<String>,
+    /// `host/path@digest`.
+    pub(crate) digests: BTreeSet<String>,
+    /// Manifest, configuration and layers as transferred, bytes.
+    pub(crate) size: u64,
+    pub(crate) pinned: bool,
+    /// Nanoseconds since 1970.
+    pub(crate) stored_at: u64,
+}
+
+/// One layer of an image.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Layer {
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+    pub(crate) diff_id: Digest,
+}
+
+/// What a file was when it was read; a replaced file has another inode.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Stamp {
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+type View<T> = Box<dyn Fn(&Record) -> Result<T> + Send + Sync>;
+
+type Loaded<T> = (Stamp, Arc<Record>, Arc<T>);
+
+/// The index of one store. `T` is what readers want of a record, made once per change.
+pub(crate) struct Index<T> {
+    path: PathBuf,
+    lock: PathBuf,
+    view: View<T>,
+    loaded: RwLock<Option<Loaded<T>>>,
+}
+
+impl<T> Index<T> {
+    /// Opens the index below `root`, an empty one if there is none. `view` makes what readers get.
+    pub(crate) fn open(root: &Path, view: impl Fn(&Record) -> Result<T> + Send + Sync + 'static) -> Result<Self> {
+        let index = Self {
+            path: root.join("index.json"),
+            lock: root.join("lock"),
+            view: Box::new(view),
+            loaded: RwLock::new(None),
+        };
+        let held = index.hold()?;
+        if !index.path.exists() {
+            index.write(&Record { version: VERSION, images: Vec::new() })?;
+        }
+        drop(held);
+        index.load()?;
+        Ok(index)
+    }
+
+    /// The record and its view, as of now.
+    pub(crate) fn load(&self) -> Result<(Arc<Record>, Arc<T>)> {
+        let stamp = self.stamp()?;
+        if let Some((known, record, view)) = &*self.loaded.read().unwrap_or_else(PoisonError::into_inner)
+            && *known == stamp
+        {
+            return Ok((record.clone(), view.clone()));
+        }
+        // Another process may replace the file between stamp and read; then the stamp is old and the next load rereads.
+        let record = Arc::new(self.read()?);
+        let view = Arc::new((self.view)(&record)?);
+        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = Some((stamp, record.clone(), view.clone()));
+        Ok((record, view))
+    }
+
+    /// Changes the record under the lock. Blocking. Nothing is written if `change` changes nothing or fails.
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Record) -> Result<R>) -> Result<R> {
+        let _held = self.hold()?;
+        let before = self.read()?;
+        let mut after = before.clone();
+        let result = change(&mut after)?;
+        if after.images != before.images {
+            self.write(&after)?;
+        }
+        Ok(result)
+    }
+
+    fn hold(&self) -> Result<File> {
+        let what = || format!("lock {}", self.lock.display());
+        let mut options = File::options();
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&self.lock).context(what)?;
+        file.lock().context(what)?;
+        Ok(file)
+    }
+
+    fn stamp(&self) -> Result<Stamp> {
+        let meta = std::fs::metadata(&self.path).context(|| format!("stat {}", self.path.display()))?;
+        Ok(Stamp { inode: meta.ino(), size: meta.len(), changed: (meta.ctime(), meta.ctime_nsec()) })
+    }
+
+    fn read(&self) -> Result<Record> {
+        let what = || format!("{}", self.path.display());
+        let body = disk::read_small(&self.path, MOST)?
+            .ok_or_else(|| Error::new(Kind::System, format!("{} has disappeared", what())))?;
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let damaged = |why| Error::caused(Kind::Invalid, what(), why);
+        let version = serde_json::from_slice::<Version>(&body).map_err(damaged)?.version;
+        if version != VERSION {
+            let why = format!("{}: version {version}, this program reads {VERSION}", what());
+            return Err(Error::new(Kind::Invalid, why));
+        }
+        serde_json::from_slice(&body).map_err(damaged)
+    }
+
+    fn write(&self, record: &Record) -> Result<()> {
+        let body = serde_json::to_vec_pretty(record).map_err(|why| Error::caused(Kind::System, "index.json", why))?;
+        disk::replace(&self.path, &body)
+    }
+}
+
+impl Record {
+    /// Adds an image, or what is new about it: its names move here from wherever they were.
+    pub(crate) fn add(&mut self, mut entry: Entry) {
+        self.take_tags(&entry.tags);
+        match self.images.iter_mut().find(|known| known.config == entry.config) {
+            Some(known) => {
+                entry.tags.append(&mut known.tags);
+                entry.digests.append(&mut known.digests);
+                entry.pinned |= known.pinned;
+                entry.stored_at = known.stored_at;
+                *known = entry;
+            }
+            None => self.images.push(entry),
+        }
+        self.images.sort_by(|a, b| a.config.cmp(&b.config));
+    }
+
+    fn take_tags(&mut self, tags: &BTreeSet<String>) {
+        for image in &mut self.images {
+            image.tags.retain(|tag| !tags.contains(tag));
+        }
+    }
+
+    /// Gives an image one more tag, taken from any other; `false` without such an image.
+    pub(crate) fn tag(&mut self, config: &Digest, tag: String) -> bool {
+        if !self.images.iter().any(|image| image.config == *config) {
+            return false;
+        }
+        self.take_tags(&BTreeSet::from([tag.clone()]));
+        for image in self.images.iter_mut().filter(|image| image.config == *config) {
+            image.tags.insert(tag.clone());
+        }
+        true
+    }
+
+    /// Takes a name off; an image without names goes. `false` if no image had it.
+    pub(crate) fn untag(&mut self, name: &str) -> bool {
+        let mut found = false;
+        self.images.retain_mut(|image| {
+            let had = image.tags.remove(name) | image.digests.remove(name);
+            found |= had;
+            // With its last tag the digests that came with it go as well, as docker does.
+            !(had && image.tags.is_empty() && (image.digests.is_empty() || !name.contains('@')))
+        });
+        found
+    }
+
+    /// Removes an image with all its names; `false` if there was none.
+    pub(crate) fn remove(&mut self, config: &Digest) -> bool {
+        let before = self.images.len();
+        self.images.retain(|image| image.config != *config);
+        self.images.len() != before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::Scratch;
+
+    fn entry(content: &str, tags: &[&str]) -> Entry {
+        let config = Digest::of(content.as_bytes());
+        Entry {
+            manifest: config.clone(),
+            config,
+            config_size: 1,
+            documents: BTreeSet::new(),
+            layers: Vec::new(),
+            tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+            digests: BTreeSet::from([format!("r@{content}")]),
+            size: 1,
+            pinned: false,
+            stored_at: 7,
+        }
+    }
+
+    fn names(record: &Record) -> Vec<String> {
+        let mut names: Vec<String> = record
+            .images
+            .iter()
+            .map(|image| image.tags.iter().chain(&image.digests).cloned().collect::<Vec<_>>().join(" "))
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn names_belong_to_one_image() {
+        let mut record = Record::default();
+        record.add(entry("a", &["r:1"]));
+        record.add(entry("b", &["r:1", "r:2"]));
+        assert_eq!(names(&record), ["r:1 r:2 r@b", "r@a"]);
+        record.add(Entry { pinned: true, stored_at: 9, ..entry("b", &["r:3"]) });
+        assert_eq!(names(&record), ["r:1 r:2 r:3 r@b", "r@a"]);
+        let b = record.images.iter().find(|image| image.tags.contains("r:3")).unwrap();
+        assert!(b.pinned && b.stored_at == 7);
+        assert!(record.untag("r:1") && !record.untag("r:1"));
+        assert!(record.tag(&Digest::of(b"a"), "r:2".into()));
+        assert_eq!(names(&record), ["r:2 r@a", "r:3 r@b"]);
+        assert!(record.untag("r:3"), "last tag");
+        assert_eq!(names(&record), ["r:2 r@a"]);
+        assert!(record.remove(&Digest::of(b"a")) && !record.remove(&Digest::of(b"a")));
+    }
+
+    fn add<T>(index: &Index<T>, content: &str) {
+        let change = |record: &mut Record| {
+            record.add(entry(content, &[]));
+            Ok(())
+        };
+        index.change(change).unwrap();
+    }
+
+    #[test]
+    fn two_owners_see_each_other() {
+        let dir = Scratch::new("index");
+        let open = || Index::open(dir.path(), |record: &Record| Ok(record.images.len())).unwrap();
+        let (one, two) = (open(), open());
+        add(&one, "a");
+        assert_eq!(*two.load().unwrap().1, 1);
+        add(&two, "b");
+        assert_eq!(*one.load().unwrap().1, 2);
+        let failed: Result<()> = one.change(|record| {
+            record.images.clear();
+            Err(Error::new(Kind::Conflict, "no"))
+        });
+        assert!(failed.is_err());
+        assert_eq!(*two.load().unwrap().1, 2);
+    }
+
+    #[test]
+    fn other_versions_and_damage_are_refused() {
+        let dir = Scratch::new("index-version");
+        let path = dir.path().join("index.json");
+        let open = || Index::open(dir.path(), |_: &Record| Ok(())).err().map(|why| why.to_string());
+        assert_eq!(open(), None);
+        std::fs::write(&path, r#"{"version":2,"images":[],"new":1}"#).unwrap();
+        assert!(open().unwrap().contains("version 2, this program reads 1"));
+        std::fs::write(&path, r#"{"version":1,"ima"#).unwrap();
+        assert!(open().is_some());
+    }
+}

@@ -1,0 +1,174 @@
+//! Root filesystems: one overlay a container, under `rootfs/KEY/{record.json,upper,work,merged}`.
+//!
+//! The record is written before anything else and removed after everything else, so that a crash at any point leaves
+//! either nothing or something that [`Rootfses::release`] can take down.
+
+pub(crate) mod overlay;
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+use serde::{Deserialize, Serialize};
+
+use crate::disk;
+use crate::error::{Context, Error, Kind, Result};
+use crate::layers::{Key, Layers, remove_tree};
+
+/// What stands in `record.json`.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    version: u32,
+    pub(crate) image_id: String,
+    /// Lowest first.
+    pub(crate) layers: Vec<Key>,
+}
+
+/// The root filesystems of one store.
+#[derive(Debug)]
+pub(crate) struct Rootfses {
+    dir: PathBuf,
+}
+
+/// The paths of one root filesystem.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    pub(crate) home: PathBuf,
+    pub(crate) upper: PathBuf,
+    pub(crate) work: PathBuf,
+    pub(crate) merged: PathBuf,
+}
+
+/// `[A-Za-z0-9][A-Za-z0-9_.-]{0,127}`: safe as a file name, whoever chose it.
+///
+/// # Errors
+/// [`Kind::InvalidArgument`].
+pub(crate) fn check_key(key: &str) -> Result<()> {
+    let first = key.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let rest = key.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    match first && rest && key.len() <= 128 {
+        true => Ok(()),
+        false => {
+            Err(Error::new(Kind::InvalidArgument, format!("rootfs key {key:?}: expected [A-Za-z0-9_.-]{{1,128}}")))
+        }
+    }
+}
+
+impl Rootfses {
+    pub(crate) fn open(root: &Path) -> Result<Self> {
+        let dir = root.join("rootfs");
+        disk::private_dir(&dir)?;
+        Ok(Self { dir })
+    }
+
+    pub(crate) fn paths(&self, key: &str) -> Paths {
+        let home = self.dir.join(key);
+        let below = |name: &str| home.join(name);
+        Paths { upper: below("upper"), work: below("work"), merged: below("merged"), home }
+    }
+
+    /// The record of a key; `None` if there is none, also if a crash came before it was written.
+    pub(crate) fn record(&self, key: &str) -> Result<Option<Record>> {
+        let body = disk::read_small(&self.paths(key).home.join("record.json"), 1 << 20)?;
+        let what = || format!("record of rootfs {key}");
+        body.map(|body| serde_json::from_slice(&body).map_err(|why| Error::caused(Kind::Invalid, what(), why)))
+            .transpose()
+    }
+
+    /// Every key with something on disk.
+    pub(crate) fn keys(&self) -> Result<BTreeSet<String>> {
+        let entries = std::fs::read_dir(&self.dir).context(|| format!("read {}", self.dir.display()))?;
+        Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+    }
+
+    /// Makes and mounts a root filesystem over `layers`, lowest first. One that is mounted is left as it is.
+    pub(crate) fn mount(&self, key: &str, image_id: &str, layers: &[Key], store: &Layers) -> Result<Paths> {
+        let paths = self.paths(key);
+        let record = match self.record(key)? {
+            Some(record) if record.image_id == image_id => record,
+            Some(record) => {
+                let why = format!("rootfs {key} is of image {}, not {image_id}", record.image_id);
+                return Err(Error::new(Kind::Conflict, why));
+            }
+            None => {
+                // Left by a crash between mkdir and record, or by a release that had removed the record already.
+                self.release(key)?;
+                let record = Record { version: 1, image_id: image_id.into(), layers: layers.to_vec() };
+                self.create(&paths, &record)?;
+                record
+            }
+        };
+        if overlay::is_mounted(&paths.merged)? {
+            return Ok(paths);
+        }
+        for dir in [&paths.work, &paths.merged, &paths.upper] {
+            disk::private_dir(dir)?;
+        }
+        dress(&paths.upper, &record.layers, store)?;
+        let lower: Vec<PathBuf> = record.layers.iter().rev().map(|key| store.diff(key)).collect();
+        if let Some(missing) = lower.iter().find(|dir| !dir.is_dir()) {
+            return Err(Error::new(Kind::System, format!("rootfs {key}: layer {} is missing", missing.display())));
+        }
+        overlay::mount(&lower, &paths.upper, &paths.work, &paths.merged)?;
+        Ok(paths)
+    }
+
+    fn create(&self, paths: &Paths, record: &Record) -> Result<()> {
+        disk::private_dir(&paths.home)?;
+        let body = serde_json::to_vec(record).map_err(|why| Error::caused(Kind::System, "record of a rootfs", why))?;
+        // Replaced atomically, synced with its directory; the directory's own name need not outlive a power cut,
+        // because a container that used it does not either.
+        disk::replace(&paths.home.join("record.json"), &body)
+    }
+
+    /// Unmounts and deletes; a missing key is success.
+    pub(crate) fn release(&self, key: &str) -> Result<()> {
+        let paths = self.paths(key);
+        if !paths.home.exists() {
+            return Ok(());
+        }
+        overlay::unmount(&paths.merged)?;
+        let what = || format!("remove rootfs {key}");
+        // The record goes last: until then the layers underneath stay protected and the next attempt finds the key.
+        for dir in [&paths.upper, &paths.work, &paths.merged] {
+            remove_tree(dir).context(what)?;
+        }
+        remove_tree(&paths.home).context(what)
+    }
+}
+
+/// The root directory of an overlay is the upper one: give it the look of the highest layer that says how.
+fn dress(upper: &Path, layers: &[Key], store: &Layers) -> Result<()> {
+    let mut look = (0o755, 0, 0);
+    for key in layers {
+        let Some(facts) = store.facts(key)?.filter(|facts| facts.root) else { continue };
+        let _ = facts;
+        let meta = std::fs::symlink_metadata(store.diff(key)).context(|| format!("stat layer {key}"))?;
+        look = (meta.mode() & 0o7777, meta.uid(), meta.gid());
+    }
+    // A container may have changed its root directory: only a new upper directory is dressed.
+    let fresh = std::fs::read_dir(upper).context(|| "read upper")?.next().is_none();
+    if fresh {
+        let dir = disk::open_dir(upper)?;
+        let (uid, gid) = (rustix::fs::Uid::from_raw(look.1), rustix::fs::Gid::from_raw(look.2));
+        rustix::fs::fchown(&dir, Some(uid), Some(gid)).context(|| "chown upper")?;
+        rustix::fs::fchmod(&dir, Mode::from(look.0)).context(|| "chmod upper")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_file_names() {
+        for good in ["a", "0", "web-1_x.y", &"k".repeat(128)] {
+            assert!(check_key(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", ".a", "-a", "a/b", "a b", "a\0", "ä", &"k".repeat(129)] {
+            assert!(check_key(bad).is_err(), "{bad:?}");
+        }
+    }
+}

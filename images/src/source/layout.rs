@@ -1,0 +1,237 @@
+//! An OCI image layout (image-spec image-layout.md): a directory, or a tar archive of one, read in place.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use serde::Deserialize;
+
+use crate::config::Limits;
+use crate::digest::Digest;
+use crate::disk;
+use crate::error::{Context, Error, Kind, Result};
+use crate::manifest::{self, Descriptor, Document};
+use crate::options::Progress;
+use crate::source::{Content, Served, Source};
+use crate::unpack::tar::{Archive, Type};
+use crate::unpack::whiteout;
+
+const CHUNK: usize = 256 << 10;
+/// Files of an archived layout; each is a blob.
+const MAX_FILES: usize = 100_000;
+
+/// An open layout.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Directory(PathBuf),
+    /// Name inside the archive -> where its data is.
+    Archive(Arc<File>, Arc<HashMap<Vec<u8>, (u64, u64)>>),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Marker {
+    image_layout_version: String,
+}
+
+impl Layout {
+    /// Opens a directory or an uncompressed tar archive and checks its `oci-layout` file. Blocking.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] without such a path, [`Kind::Unsupported`] or [`Kind::Invalid`] if it is no layout.
+    pub fn open(path: &Path) -> Result<Self> {
+        let what = || format!("image layout {}", path.display());
+        let meta = match std::fs::metadata(path) {
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::caused(Kind::NotFound, what(), why));
+            }
+            other => other.context(what)?,
+        };
+        let place = match meta.is_dir() {
+            true => Place::Directory(path.to_owned()),
+            false if meta.is_file() => {
+                let file = Arc::new(File::open(path).context(what)?);
+                let files = list(&file).context(what)?;
+                Place::Archive(file, Arc::new(files))
+            }
+            false => return Err(Error::new(Kind::Invalid, format!("{}: neither a directory nor a file", what()))),
+        };
+        let layout = Self { place };
+        layout.check_marker().context(what)?;
+        Ok(layout)
+    }
+
+    /// The entries of `index.json`: at most one of each, with their names in the annotations. Blocking.
+    ///
+    /// # Errors
+    /// As [`manifest::parse`].
+    pub fn entries(&self, limits: &Limits) -> Result<Vec<Descriptor>> {
+        let missing = || Error::new(Kind::Invalid, "the layout has no index.json");
+        let body = self.read("index.json", limits.manifest_bytes)?.ok_or_else(missing)?;
+        match manifest::parse(&body, None, limits).context(|| "index.json")? {
+            Document::Index(entries) => Ok(entries),
+            Document::Manifest(_) => Err(Error::new(Kind::Invalid, "index.json is a manifest")),
+        }
+    }
+
+    fn check_marker(&self) -> Result<()> {
+        let Some(body) = self.read("oci-layout", 1 << 16)? else {
+            return Err(Error::new(Kind::Unsupported, "there is no oci-layout file"));
+        };
+        let marker: Marker =
+            serde_json::from_slice(&body).map_err(|why| Error::caused(Kind::Invalid, "oci-layout", why))?;
+        match marker.image_layout_version.starts_with("1.") {
+            true => Ok(()),
+            false => {
+                let why = format!("layout version {:?} is not 1.x", marker.image_layout_version);
+                Err(Error::new(Kind::Unsupported, why))
+            }
+        }
+    }
+
+    fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+        match &self.place {
+            Place::Directory(dir) => disk::read_small(&dir.join(name), limit),
+            Place::Archive(file, files) => {
+                let Some((offset, size)) = files.get(name.as_bytes()).copied() else { return Ok(None) };
+                if size > limit {
+                    return Err(Error::new(Kind::TooLarge, format!("{name} is larger than {limit} bytes")));
+                }
+                let mut body = vec![0; size as usize];
+                file.read_exact_at(&mut body, offset).context(|| format!("read {name}"))?;
+                Ok(Some(body))
+            }
+        }
+    }
+
+    /// The file that holds a blob, where in it, and how long it is.
+    fn locate(&self, digest: &Digest) -> Result<(Arc<File>, u64, u64)> {
+        let missing = || Error::new(Kind::NotFound, format!("the layout has no blob {digest}"));
+        let name = blob_name(digest);
+        match &self.place {
+            Place::Directory(dir) => {
+                let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+                let opened = File::options().read(true).custom_flags(flags).open(dir.join(&name));
+                let file = match opened {
+                    Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Err(missing()),
+                    other => other.context(|| format!("blob {digest}"))?,
+                };
+                let meta = file.metadata().context(|| format!("blob {digest}"))?;
+                match meta.is_file() {
+                    true => Ok((Arc::new(file), 0, meta.len())),
+                    false => Err(Error::new(Kind::Invalid, format!("blob {digest} is no regular file"))),
+                }
+            }
+            Place::Archive(file, files) => {
+                let (offset, size) = files.get(name.as_bytes()).copied().ok_or_else(missing)?;
+                Ok((file.clone(), offset, size))
+            }
+        }
+    }
+}
+
+fn blob_name(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
+}
+
+impl Source for Layout {
+    async fn document(&self, wanted: &str, limit: u64) -> Result<Served> {
+        let digest: Digest = wanted.parse()?;
+        let layout = self.clone();
+        let read = move || {
+            let missing = || Error::new(Kind::NotFound, format!("the layout has no blob {digest}"));
+            let body = layout.read(&blob_name(&digest), limit)?.ok_or_else(missing)?;
+            match digest.matches(&body) {
+                true => Ok(Served { body, digest, media_type: None }),
+                false => {
+                    Err(Error::new(Kind::Invalid, format!("blob {digest}: its content is not what its digest says")))
+                }
+            }
+        };
+        crate::store::blocking(read).await
+    }
+
+    async fn blob(&self, wanted: &Descriptor, offset: u64, _progress: &Progress) -> Result<Content> {
+        let (file, start, size) = self.locate(&wanted.digest)?;
+        if size != wanted.size {
+            let why = format!("blob {} has {size} bytes, its descriptor says {}", wanted.digest, wanted.size);
+            return Err(Error::new(Kind::Invalid, why));
+        }
+        let pieces = futures_util::stream::unfold((file, offset), move |(file, at)| async move {
+            let count = usize::try_from(size.saturating_sub(at)).unwrap_or(usize::MAX).min(CHUNK);
+            if count == 0 {
+                return None;
+            }
+            let from = file.clone();
+            let read = move || {
+                let mut piece = vec![0; count];
+                from.read_exact_at(&mut piece, start + at).context(|| "read the layout")?;
+                Ok(Bytes::from(piece))
+            };
+            Some((crate::store::blocking(read).await, (file, at + count as u64)))
+        });
+        Ok(pieces.boxed())
+    }
+}
+
+/// Where each regular file of an archive is.
+fn list(file: &File) -> Result<HashMap<Vec<u8>, (u64, u64)>> {
+    let mut head = [0; 4];
+    let peeked = file.read_at(&mut head, 0).context(|| "read")?;
+    if peeked >= 2 && head[..2] == [0x1f, 0x8b] || head == [0x28, 0xb5, 0x2f, 0xfd] {
+        return Err(Error::new(Kind::Unsupported, "the archive is compressed; decompress it first"));
+    }
+    let mut source = BufReader::with_capacity(CHUNK, file);
+    source.rewind().context(|| "rewind")?;
+    let mut archive = Archive::new(Counted { inner: source, at: 0 });
+    let mut files = HashMap::new();
+    while let Some(entry) = archive.next_entry()? {
+        if entry.kind != Type::File || entry.fragments.is_some() {
+            continue;
+        }
+        let name = whiteout::components(&entry.path)?.join(&b'/');
+        if files.insert(name, (archive.source().at, entry.size)).is_some() {
+            let name = String::from_utf8_lossy(&entry.path).into_owned();
+            return Err(Error::new(Kind::Invalid, format!("the archive has {name:?} twice")));
+        }
+        if files.len() > MAX_FILES {
+            return Err(Error::new(Kind::TooLarge, format!("more than {MAX_FILES} files")));
+        }
+    }
+    Ok(files)
+}
+
+/// Knows how much was read.
+struct Counted<R> {
+    inner: R,
+    at: u64,
+}
+
+impl<R: BufRead> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+impl<R: BufRead> BufRead for Counted<R> {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.inner.consume(count);
+        self.at += count as u64;
+    }
+}

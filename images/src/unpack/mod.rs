@@ -1,0 +1,15 @@
+//! One layer: a tar stream into a directory in overlayfs form.
+//!
+//! Whiteouts become character devices 0:0, opaque directories get `trusted.overlay.opaque` (kernel documentation,
+//! filesystems/overlayfs.rst). Files may only hide what is below their own layer, so an entry of the same layer
+//! always wins over a whiteout, whichever came first.
+
+pub mod apply;
+pub mod header;
+pub(crate) mod implied;
+pub mod pax;
+pub mod tar;
+pub mod tree;
+pub mod whiteout;
+
+pub use apply::{Options, Summary, unpack};
