@@ -7,6 +7,7 @@
 //! | nodes | `nodes/` | silent nodes tainted, their pods evicted |
 //! | namespaces | `namespaces.rs` | terminating namespaces empty, then gone |
 //! | service accounts | `accounts.rs` | `default` and the cluster's CA in every namespace |
+//! | endpoints | `endpoints/` | the list of pods behind each Service |
 //! | garbage | `garbage/` | dependents gone with their owners |
 //! | pod garbage | `pod_garbage.rs` | pods of deleted nodes, and too many finished ones, gone |
 //!
@@ -16,6 +17,7 @@
 
 mod accounts;
 mod deployment;
+mod endpoints;
 pub(crate) mod events;
 mod garbage;
 pub(crate) mod informer;
@@ -32,7 +34,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -74,6 +77,9 @@ struct Caches {
     namespaces: Arc<Cache<Namespace>>,
     accounts: Arc<Cache<ServiceAccount>>,
     config_maps: Arc<Cache<ConfigMap>>,
+    services: Arc<Cache<Service>>,
+    slices: Arc<Cache<EndpointSlice>>,
+    endpoints: Arc<Cache<Endpoints>>,
 }
 
 impl Caches {
@@ -87,6 +93,9 @@ impl Caches {
             namespaces: Cache::new(),
             accounts: Cache::new(),
             config_maps: Cache::new(),
+            services: Cache::new(),
+            slices: Cache::new(),
+            endpoints: Cache::new(),
         }
     }
 
@@ -108,6 +117,9 @@ impl Caches {
         one(&self.namespaces, tasks, client, shutdown);
         one(&self.accounts, tasks, client, shutdown);
         one(&self.config_maps, tasks, client, shutdown);
+        one(&self.services, tasks, client, shutdown);
+        one(&self.slices, tasks, client, shutdown);
+        one(&self.endpoints, tasks, client, shutdown);
     }
 
     async fn synced(&self) {
@@ -119,6 +131,9 @@ impl Caches {
         self.namespaces.synced().await;
         self.accounts.synced().await;
         self.config_maps.synced().await;
+        self.services.synced().await;
+        self.slices.synced().await;
+        self.endpoints.synced().await;
     }
 }
 
@@ -143,6 +158,7 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
     let nodes = nodes::Nodes::new(client.clone(), &caches, config.node_grace, events.named("node-controller"));
     let namespaces = namespaces::Namespaces { client: client.clone(), namespaces: caches.namespaces.clone() };
     let accounts = accounts::Accounts::new(client.clone(), &caches, config.ca_pem.clone());
+    let endpoints = endpoints::EndpointLists::new(client.clone(), &caches);
     let pod_garbage = pod_garbage::PodGarbage::new(client.clone(), &caches, &config);
     // Listeners first, so that no first list is missed; workers when every cache is complete.
     let queues = (
@@ -152,6 +168,7 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
         namespaces.listen(),
         accounts.listen(),
         pod_garbage.listen(),
+        endpoints.listen(),
     );
     namespaces::ensure_system(&client, &shutdown).await;
     tasks.spawn(writer.run(client.clone(), shutdown.clone()));
@@ -163,6 +180,7 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
     tasks.spawn(namespaces.run(queues.3, shutdown.clone()));
     tasks.spawn(accounts.run(queues.4, shutdown.clone()));
     tasks.spawn(pod_garbage.run(queues.5, shutdown.clone()));
+    tasks.spawn(endpoints.run(queues.6, shutdown.clone()));
     tasks.spawn(garbage::run(client, shutdown));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
