@@ -36,6 +36,7 @@
 #![forbid(unsafe_code)]
 
 mod blobs;
+pub mod cli;
 mod config;
 pub mod digest;
 mod disk;

@@ -1,5 +1,7 @@
 //! The road of an image without a network: layout, import, root filesystem, removal; and the same after a restart.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use gantry_images::{Kind, Store};

@@ -1,7 +1,7 @@
 //! What the tests of this crate share: a store in a directory of its own whose end fails on anything left mounted, and
 //! small trees and images.
 
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod registry;
 
