@@ -75,7 +75,7 @@ pub(super) fn agree(headers: &HeaderMap, transport: Transport, task: &Task) -> R
         }
         (Transport::WebSocket, task) => {
             let offers = list(headers, SEC_WEBSOCKET_PROTOCOL.as_str());
-            let tunnel = matches!(task, Task::PortForward(_)) && offers.iter().any(|offer| *offer == TUNNEL);
+            let tunnel = matches!(task, Task::PortForward(_)) && offers.contains(&TUNNEL);
             let known: &[Protocol] = if matches!(task, Task::PortForward(_)) { &FORWARD } else { &CHANNELS };
             let spoken = match tunnel {
                 true => Some(Spoken::Tunnel),

@@ -74,7 +74,7 @@ impl Incoming {
                 }
             }
             // The client's own pings have odd ids; an even one answers ours.
-            Frame::Ping(id) if id % 2 == 1 => self.send(Outgoing::Pong(id)).await,
+            Frame::Ping(id) if !id.is_multiple_of(2) => self.send(Outgoing::Pong(id)).await,
             // GOAWAY: the client opens no more streams, those that are open go on until it closes.
             Frame::Ping(_) | Frame::GoAway { .. } | Frame::SynReply { .. } | Frame::Headers { .. } => {}
         }
@@ -82,7 +82,7 @@ impl Incoming {
     }
 
     async fn open(&mut self, id: u32, fin: bool, headers: super::Headers) -> Result<()> {
-        if id % 2 == 0 || id <= self.last {
+        if id.is_multiple_of(2) || id <= self.last {
             let why = format!("spdy: the client opens stream {id} after {}", self.last);
             return Err(Error::new(Kind::Invalid, why));
         }
