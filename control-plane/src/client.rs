@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::api::watch::Subscription;
-use crate::api::{Api, Call, verbs};
+use crate::api::{Api, Call, subresources, verbs};
 use crate::error::{Error, Result};
 
 /// Which objects a list or a watch is about.
@@ -64,6 +64,8 @@ pub struct DeleteOptions {
     pub grace_seconds: Option<i64>,
     /// Refuse (409) unless the object has this uid.
     pub uid: Option<String>,
+    /// Refuse (409) unless the object has this `resourceVersion`.
+    pub revision: Option<String>,
     /// `Background` (the default), `Foreground` or `Orphan`.
     pub propagation: Option<String>,
 }
@@ -107,12 +109,7 @@ impl Client {
     }
 
     /// Lists objects; an empty namespace lists all of them.
-    pub async fn list(
-        &self,
-        resource: &str,
-        namespace: &str,
-        options: &ListOptions,
-    ) -> Result<List> {
+    pub async fn list(&self, resource: &str, namespace: &str, options: &ListOptions) -> Result<List> {
         let call = self.call(resource, namespace, "")?;
         verbs::list_all(&self.api, &call, options).await
     }
@@ -136,36 +133,20 @@ impl Client {
     }
 
     /// Patches an object; a conflict with another writer is retried inside.
-    pub async fn patch(
-        &self,
-        at: (&str, &str, &str),
-        patch: PatchType,
-        body: &Value,
-    ) -> Result<Value> {
+    pub async fn patch(&self, at: (&str, &str, &str), patch: PatchType, body: &Value) -> Result<Value> {
         let call = self.call(at.0, at.1, at.2)?;
         verbs::patch(&self.api, &call, patch, body).await
     }
 
     /// Patches the status of an object. `at` is (resource, namespace, name), as above.
-    pub async fn patch_status(
-        &self,
-        at: (&str, &str, &str),
-        patch: PatchType,
-        body: &Value,
-    ) -> Result<Value> {
+    pub async fn patch_status(&self, at: (&str, &str, &str), patch: PatchType, body: &Value) -> Result<Value> {
         let mut call = self.call(at.0, at.1, at.2)?;
         call.subresource = "status".into();
         verbs::patch(&self.api, &call, patch, body).await
     }
 
     /// Deletes an object: gracefully where the kind knows that, after its finalizers where it has any.
-    pub async fn delete(
-        &self,
-        resource: &str,
-        namespace: &str,
-        name: &str,
-        options: &DeleteOptions,
-    ) -> Result<()> {
+    pub async fn delete(&self, resource: &str, namespace: &str, name: &str, options: &DeleteOptions) -> Result<()> {
         let call = self.call(resource, namespace, name)?;
         verbs::delete(&self.api, &call, options).await.map(drop)
     }
@@ -176,23 +157,14 @@ impl Client {
         call.subresource = "binding".into();
         let target = json!({"apiVersion": "v1", "kind": "Node", "name": node});
         let body = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": target});
-        verbs::bind(&self.api, &call, &body).await
+        subresources::bind(&self.api, &call, &body).await
     }
 
     /// Lists, and then tells every change; an empty namespace watches all of them.
-    pub async fn watch(
-        &self,
-        resource: &str,
-        namespace: &str,
-        options: &ListOptions,
-    ) -> Result<Watch> {
+    pub async fn watch(&self, resource: &str, namespace: &str, options: &ListOptions) -> Result<Watch> {
         let call = self.call(resource, namespace, "")?;
         let (list, stream) = verbs::list_and_watch(&self.api, &call, options).await?;
-        Ok(Watch {
-            items: list.items,
-            revision: list.revision,
-            stream,
-        })
+        Ok(Watch { items: list.items, revision: list.revision, stream })
     }
 
     /// Typed [`Self::get`].
@@ -201,29 +173,16 @@ impl Client {
     }
 
     /// Typed [`Self::list`].
-    pub async fn list_as<T: Object>(
-        &self,
-        namespace: &str,
-        options: &ListOptions,
-    ) -> Result<List<T>> {
+    pub async fn list_as<T: Object>(&self, namespace: &str, options: &ListOptions) -> Result<List<T>> {
         let list = self.list(&resource_of::<T>(), namespace, options).await?;
-        let items = list
-            .items
-            .into_iter()
-            .map(|item| typed(Arc::unwrap_or_clone(item)));
-        Ok(List {
-            items: items.collect::<Result<_>>()?,
-            revision: list.revision,
-        })
+        let items = list.items.into_iter().map(|item| typed(Arc::unwrap_or_clone(item)));
+        Ok(List { items: items.collect::<Result<_>>()?, revision: list.revision })
     }
 
     /// Typed [`Self::create`], into the namespace that the object names.
     pub async fn create_as<T: Object>(&self, object: &T) -> Result<T> {
         let namespace = object.metadata().namespace.clone().unwrap_or_default();
-        typed(
-            self.create(&resource_of::<T>(), &namespace, untyped(object)?)
-                .await?,
-        )
+        typed(self.create(&resource_of::<T>(), &namespace, untyped(object)?).await?)
     }
 
     /// Typed [`Self::update`].
@@ -233,10 +192,7 @@ impl Client {
 
     /// Typed [`Self::update_status`].
     pub async fn update_status_as<T: Object>(&self, object: &T) -> Result<T> {
-        typed(
-            self.update_status(&resource_of::<T>(), untyped(object)?)
-                .await?,
-        )
+        typed(self.update_status(&resource_of::<T>(), untyped(object)?).await?)
     }
 
     fn call(&self, resource: &str, namespace: &str, name: &str) -> Result<Call> {
@@ -254,11 +210,7 @@ impl Client {
 
 /// `deployments.apps` of a type.
 pub fn resource_of<T: Resource>() -> String {
-    if T::GROUP.is_empty() {
-        T::URL_PATH_SEGMENT.into()
-    } else {
-        format!("{}.{}", T::URL_PATH_SEGMENT, T::GROUP)
-    }
+    if T::GROUP.is_empty() { T::URL_PATH_SEGMENT.into() } else { format!("{}.{}", T::URL_PATH_SEGMENT, T::GROUP) }
 }
 
 /// A typed view of an object.

@@ -119,21 +119,11 @@ pub struct Error {
 impl Error {
     /// An error of a kind with a sentence.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            about: None,
-            causes: Vec::new(),
-            retry_after: None,
-            source: None,
-        }
+        Self { kind, message: message.into(), about: None, causes: Vec::new(), retry_after: None, source: None }
     }
 
     /// Our own fault, with the cause below.
-    pub fn internal(
-        message: impl Into<String>,
-        source: impl Into<Box<dyn StdError + Send + Sync>>,
-    ) -> Self {
+    pub fn internal(message: impl Into<String>, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::new(Kind::Internal, message).because(source)
     }
 
@@ -151,10 +141,7 @@ impl Error {
 
     /// `Operation cannot be fulfilled on pods "web": why`.
     pub fn conflict(group: &str, plural: &str, name: &str, why: &str) -> Self {
-        let message = format!(
-            "Operation cannot be fulfilled on {} {name:?}: {why}",
-            qualified(plural, group)
-        );
+        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", qualified(plural, group));
         Self::new(Kind::Conflict, message).about(group, plural, name)
     }
 
@@ -168,13 +155,7 @@ impl Error {
     pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
         let list = match causes.as_slice() {
             [one] => one.to_string(),
-            many => format!(
-                "[{}]",
-                many.iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            ),
+            many => format!("[{}]", many.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         };
         let message = format!("{} {name:?} is invalid: {list}", qualified(kind, group));
         let mut error = Self::new(Kind::Invalid, message).about(group, kind, name);
@@ -185,11 +166,7 @@ impl Error {
     /// Adds the object it is about.
     #[must_use]
     pub fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
-        self.about = Some(Box::new(About {
-            group: group.into(),
-            kind: kind.into(),
-            name: name.into(),
-        }));
+        self.about = Some(Box::new(About { group: group.into(), kind: kind.into(), name: name.into() }));
         self
     }
 
@@ -259,11 +236,7 @@ impl Error {
         let (code, reason) = self.kind.code_and_reason();
         let mut details = Map::new();
         if let Some(about) = &self.about {
-            for (key, value) in [
-                ("name", &about.name),
-                ("group", &about.group),
-                ("kind", &about.kind),
-            ] {
+            for (key, value) in [("name", &about.name), ("group", &about.group), ("kind", &about.kind)] {
                 if !value.is_empty() {
                     details.insert(key.into(), value.as_str().into());
                 }
@@ -271,8 +244,7 @@ impl Error {
         }
         if !self.causes.is_empty() {
             let causes = self.causes.iter();
-            let list =
-                causes.map(|c| json!({"reason": c.reason, "message": c.message, "field": c.field}));
+            let list = causes.map(|c| json!({"reason": c.reason, "message": c.message, "field": c.field}));
             details.insert("causes".into(), list.collect());
         }
         if let Some(seconds) = self.retry_after {
@@ -292,11 +264,7 @@ impl Error {
 
 /// `deployments.apps`, or only `pods` in the core group.
 fn qualified(name: &str, group: &str) -> String {
-    if group.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{name}.{group}")
-    }
+    if group.is_empty() { name.to_owned() } else { format!("{name}.{group}") }
 }
 
 impl fmt::Display for Error {
@@ -307,9 +275,7 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source
-            .as_deref()
-            .map(|e| e as &(dyn StdError + 'static))
+        self.source.as_deref().map(|e| e as &(dyn StdError + 'static))
     }
 }
 
@@ -331,11 +297,7 @@ mod tests {
 
     #[test]
     fn an_invalid_object_becomes_a_status_with_causes() {
-        let cause = Cause {
-            reason: "FieldValueRequired",
-            field: "spec.x".into(),
-            message: "Required value".into(),
-        };
+        let cause = Cause { reason: "FieldValueRequired", field: "spec.x".into(), message: "Required value".into() };
         let error = Error::invalid("apps", "Deployment", "web", vec![cause]);
         let expected = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -349,18 +311,10 @@ mod tests {
 
     #[test]
     fn messages_are_those_that_clients_know() {
-        assert_eq!(
-            Error::not_found("apps", "deployments", "a").to_string(),
-            "deployments.apps \"a\" not found"
-        );
-        assert_eq!(
-            Error::already_exists("", "pods", "a").to_string(),
-            "pods \"a\" already exists"
-        );
+        assert_eq!(Error::not_found("apps", "deployments", "a").to_string(), "deployments.apps \"a\" not found");
+        assert_eq!(Error::already_exists("", "pods", "a").to_string(), "pods \"a\" already exists");
         assert!(
-            Error::modified("", "pods", "a")
-                .to_string()
-                .starts_with("Operation cannot be fulfilled on pods \"a\":")
+            Error::modified("", "pods", "a").to_string().starts_with("Operation cannot be fulfilled on pods \"a\":")
         );
     }
 

@@ -9,13 +9,18 @@
 //! take the same road as built-in ones. The store's revision is the `resourceVersion` of everything.
 #![forbid(unsafe_code)]
 
+mod access;
 mod api;
 pub mod client;
 pub mod controllers;
 pub mod error;
 pub mod kinds;
 pub mod pki;
+mod run;
 pub mod scheduler;
 pub mod store;
+#[cfg(test)]
+mod testing;
 
 pub use error::{Error, Kind, Result};
+pub use run::{Config, run};

@@ -173,7 +173,14 @@ fn message(bytes: &[u8], types: &Object, numbers_of: &str, depth: usize, out: &m
     Ok(())
 }
 
-fn insert(name: &str, ty: &Type, of: &Object, wire: Wire<'_>, depth: usize, out: &mut Map<String, Value>) -> Result<()> {
+fn insert(
+    name: &str,
+    ty: &Type,
+    of: &Object,
+    wire: Wire<'_>,
+    depth: usize,
+    out: &mut Map<String, Value>,
+) -> Result<()> {
     match ty {
         Type::List(item) => {
             let list = out.entry(name).or_insert_with(|| Value::Array(Vec::new()));
@@ -318,14 +325,47 @@ fn omitted(name: &str, value: &Value) -> bool {
 
 /// Fields that are pointers in Go, so that zero and false are told apart from nothing.
 const POINTERS: &[&str] = &[
-    "activeDeadlineSeconds", "allowPrivilegeEscalation", "attachRequired", "automountServiceAccountToken",
-    "blockOwnerDeletion", "controller", "defaultMode", "deletionGracePeriodSeconds", "enableServiceLinks",
-    "expirationSeconds", "fsGroup", "gracePeriodSeconds", "hostUsers", "immutable", "leaseDurationSeconds",
-    "leaseTransitions", "mode", "optional", "orphanDependents", "podInfoOnMount", "priority", "privileged",
-    "progressDeadlineSeconds", "readOnlyRootFilesystem", "ready", "replicas", "requiresRepublish",
-    "revisionHistoryLimit", "runAsGroup", "runAsNonRoot", "runAsUser", "serving", "setHostnameAsFQDN",
-    "shareProcessNamespace", "started", "storageCapacity", "terminating", "terminationGracePeriodSeconds",
-    "tolerationSeconds", "weight", "count",
+    "activeDeadlineSeconds",
+    "allowPrivilegeEscalation",
+    "attachRequired",
+    "automountServiceAccountToken",
+    "blockOwnerDeletion",
+    "controller",
+    "defaultMode",
+    "deletionGracePeriodSeconds",
+    "enableServiceLinks",
+    "expirationSeconds",
+    "fsGroup",
+    "gracePeriodSeconds",
+    "hostUsers",
+    "immutable",
+    "leaseDurationSeconds",
+    "leaseTransitions",
+    "mode",
+    "optional",
+    "orphanDependents",
+    "podInfoOnMount",
+    "priority",
+    "privileged",
+    "progressDeadlineSeconds",
+    "readOnlyRootFilesystem",
+    "ready",
+    "replicas",
+    "requiresRepublish",
+    "revisionHistoryLimit",
+    "runAsGroup",
+    "runAsNonRoot",
+    "runAsUser",
+    "serving",
+    "setHostnameAsFQDN",
+    "shareProcessNamespace",
+    "started",
+    "storageCapacity",
+    "terminating",
+    "terminationGracePeriodSeconds",
+    "tolerationSeconds",
+    "weight",
+    "count",
 ];
 
 #[cfg(test)]

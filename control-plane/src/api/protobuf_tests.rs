@@ -10,10 +10,8 @@ use serde_json::json;
 use super::*;
 
 fn body(api_version: &str, kind: &str, raw: &impl Message) -> Vec<u8> {
-    let meta = k8s_pb::apimachinery::pkg::runtime::TypeMeta {
-        api_version: Some(api_version.into()),
-        kind: Some(kind.into()),
-    };
+    let meta =
+        k8s_pb::apimachinery::pkg::runtime::TypeMeta { api_version: Some(api_version.into()), kind: Some(kind.into()) };
     let unknown = k8s_pb::apimachinery::pkg::runtime::Unknown {
         type_meta: Some(meta),
         raw: Some(raw.encode_to_vec()),

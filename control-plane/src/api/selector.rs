@@ -261,11 +261,28 @@ mod tests {
     fn label_operators() {
         let object = br#"{"metadata":{"name":"a","labels":{"app":"web","n":"5","x/y":""}}}"#;
         let table = [
-            ("app=web", true), ("app==web", true), ("app=db", false), ("app!=db", true), ("none!=a", true),
-            ("app in (web, db)", true), ("app in (db)", false), ("app notin (db,x)", true), ("none notin (a)", true),
-            ("app", true), ("!app", false), ("!none", true), ("n>4", true), ("n<5", false), ("n > 4", true),
-            ("app=web,n=5", true), ("app=web,n=6", false), ("x/y=", true), ("app in (web),!none,n", true),
-            ("app>1", false), ("", true), ("in in (a)", false),
+            ("app=web", true),
+            ("app==web", true),
+            ("app=db", false),
+            ("app!=db", true),
+            ("none!=a", true),
+            ("app in (web, db)", true),
+            ("app in (db)", false),
+            ("app notin (db,x)", true),
+            ("none notin (a)", true),
+            ("app", true),
+            ("!app", false),
+            ("!none", true),
+            ("n>4", true),
+            ("n<5", false),
+            ("n > 4", true),
+            ("app=web,n=5", true),
+            ("app=web,n=6", false),
+            ("x/y=", true),
+            ("app in (web),!none,n", true),
+            ("app>1", false),
+            ("", true),
+            ("in in (a)", false),
         ];
         for (text, expected) in table {
             let selector = select("pods", text, "").unwrap_or_else(|e| panic!("{text}: {e}"));
@@ -280,8 +297,13 @@ mod tests {
     fn field_selectors() {
         let pod = br#"{"metadata":{"name":"a","namespace":"n"},"spec":{"nodeName":"n1"},"status":{"phase":"Running"}}"#;
         let table = [
-            ("metadata.name=a", true), ("metadata.name!=a", false), ("spec.nodeName=n1,status.phase!=Failed", true),
-            ("spec.nodeName=", false), ("status.podIP=", true), ("spec.hostNetwork=false", true), ("", true),
+            ("metadata.name=a", true),
+            ("metadata.name!=a", false),
+            ("spec.nodeName=n1,status.phase!=Failed", true),
+            ("spec.nodeName=", false),
+            ("status.podIP=", true),
+            ("spec.hostNetwork=false", true),
+            ("", true),
         ];
         for (text, expected) in table {
             assert_eq!(select("pods", "", text).expect(text).matches(pod), expected, "{text}");
@@ -294,7 +316,8 @@ mod tests {
 
     #[test]
     fn both_event_versions_select_the_stored_form() {
-        let event = br#"{"metadata":{"name":"a"},"involvedObject":{"name":"p","kind":"Pod"},"source":{"component":"k"}}"#;
+        let event =
+            br#"{"metadata":{"name":"a"},"involvedObject":{"name":"p","kind":"Pod"},"source":{"component":"k"}}"#;
         assert!(select("events", "", "involvedObject.name=p,source=k").expect("fits").matches(event));
         assert!(select("events.events.k8s.io", "", "regarding.name=p").expect("fits").matches(event));
     }

@@ -34,6 +34,27 @@ pub fn list<'a>(value: &'a Value, path: &[&str]) -> &'a [Value] {
     at(value, path).as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
+/// A label selector as text: `app=web,tier in (a,b)`.
+pub fn selector_text(selector: &Value) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    if let Some(labels) = selector["matchLabels"].as_object() {
+        parts.extend(labels.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())));
+    }
+    for expression in list(selector, &["matchExpressions"]) {
+        let key = text(expression, &["key"]);
+        let values: Vec<&str> = list(expression, &["values"]).iter().filter_map(Value::as_str).collect();
+        let values = values.join(",");
+        parts.push(match text(expression, &["operator"]) {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "Exists" => key.to_owned(),
+            _ => format!("!{key}"),
+        });
+    }
+    parts.sort();
+    parts.join(",")
+}
+
 /// RFC 1123 label: lower case, digits, `-`; at most 63 characters.
 pub fn is_dns_label(text: &str) -> bool {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -47,14 +68,16 @@ pub fn is_dns_label(text: &str) -> bool {
 
 /// RFC 1123 subdomain: labels joined by `.`, at most 253 characters.
 pub fn is_dns_subdomain(text: &str) -> bool {
-    text.len() <= 253 && !text.is_empty() && text.split('.').all(|part| {
-        let bytes = part.as_bytes();
-        let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
-        !bytes.is_empty()
-            && bytes.iter().all(|&c| inner(c) || c == b'-')
-            && inner(bytes[0])
-            && inner(bytes[bytes.len() - 1])
-    })
+    text.len() <= 253
+        && !text.is_empty()
+        && text.split('.').all(|part| {
+            let bytes = part.as_bytes();
+            let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+            !bytes.is_empty()
+                && bytes.iter().all(|&c| inner(c) || c == b'-')
+                && inner(bytes[0])
+                && inner(bytes[bytes.len() - 1])
+        })
 }
 
 /// The name part of a label key, or a label's value: alphanumeric at both ends, `-_.` inside, at most 63 characters.

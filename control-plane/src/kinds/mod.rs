@@ -3,12 +3,17 @@
 //! What a kind does beyond its row is found by its name: defaults (`defaults/`), rules (`validate/`), what a write may
 //! change (`strategy`), columns (`columns/`), its schema (`schema`).
 
+pub mod columns;
+pub mod defaults;
 pub mod form;
 pub mod lists;
 pub mod normal;
+pub mod qos;
 pub mod quantity;
 pub mod schema;
+pub mod strategy;
 mod table;
+pub mod validate;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -58,29 +63,18 @@ pub struct Subresource {
 impl Kind {
     /// `v1`, `apps/v1`
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() {
-            self.version.clone()
-        } else {
-            format!("{}/{}", self.group, self.version)
-        }
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
     }
 
     /// `pods`, `deployments.apps`
     pub fn resource(&self) -> String {
-        if self.group.is_empty() {
-            self.plural.clone()
-        } else {
-            format!("{}.{}", self.plural, self.group)
-        }
+        if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
     }
 
     /// Whether the resource (or, if named, its subresource) has the verb.
     pub fn allows(&self, subresource: &str, verb: &str) -> bool {
-        let verbs = if subresource.is_empty() {
-            Some(&self.verbs)
-        } else {
-            self.subresource(subresource).map(|s| &s.verbs)
-        };
+        let verbs =
+            if subresource.is_empty() { Some(&self.verbs) } else { self.subresource(subresource).map(|s| &s.verbs) };
         verbs.is_some_and(|list| list.iter().any(|v| v == verb))
     }
 
@@ -96,11 +90,7 @@ impl Kind {
 
     /// Key of an object in the store.
     pub fn key(&self, namespace: &str, name: &str) -> String {
-        if self.namespaced {
-            format!("{}{namespace}/{name}", self.storage)
-        } else {
-            format!("{}{name}", self.storage)
-        }
+        if self.namespaced { format!("{}{namespace}/{name}", self.storage) } else { format!("{}{name}", self.storage) }
     }
 
     /// Prefix of the keys of all objects, or of those of one namespace.
@@ -110,6 +100,11 @@ impl Kind {
         } else {
             self.storage.clone()
         }
+    }
+
+    /// Whether a PUT creates what is not there.
+    pub fn creates_on_update(&self) -> bool {
+        matches!(self.kind.as_str(), "Endpoints" | "Event" | "Lease" | "Service")
     }
 
     /// `pods "web" not found`
@@ -134,15 +129,9 @@ impl Kinds {
         let by_path = list.iter().map(|k| (path(k), k.clone())).collect();
         let mut by_resource = HashMap::new();
         for kind in &list {
-            by_resource
-                .entry(kind.resource())
-                .or_insert_with(|| kind.clone());
+            by_resource.entry(kind.resource()).or_insert_with(|| kind.clone());
         }
-        Self {
-            list,
-            by_path,
-            by_resource,
-        }
+        Self { list, by_path, by_resource }
     }
 
     /// Every kind, in the order of discovery.
@@ -152,33 +141,23 @@ impl Kinds {
 
     /// The kind of `/apis/GROUP/VERSION/PLURAL`.
     pub fn at(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Kind>> {
-        self.by_path
-            .get(&(group.to_owned(), version.to_owned(), plural.to_owned()))
+        self.by_path.get(&(group.to_owned(), version.to_owned(), plural.to_owned()))
     }
 
     /// The kind called `pods` or `deployments.apps`.
     pub fn named(&self, resource: &str) -> Result<Arc<Kind>> {
         let found = self.by_resource.get(resource).cloned();
-        found.ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                format!("no kind is called {resource:?}"),
-            )
-        })
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no kind is called {resource:?}")))
     }
 
     /// The kind of an object's `apiVersion` and `kind`.
     pub fn of(&self, api_version: &str, kind: &str) -> Option<&Arc<Kind>> {
-        self.list
-            .iter()
-            .find(|k| k.kind == kind && k.api_version() == api_version)
+        self.list.iter().find(|k| k.kind == kind && k.api_version() == api_version)
     }
 
     /// Whether the group and version exist.
     pub fn has_version(&self, group: &str, version: &str) -> bool {
-        self.list
-            .iter()
-            .any(|k| k.group == group && k.version == version)
+        self.list.iter().any(|k| k.group == group && k.version == version)
     }
 }
 
@@ -193,10 +172,7 @@ mod tests {
         assert_eq!(deployment.key("a", "b"), "apps/deployments/a/b");
         assert_eq!(deployment.prefix("a"), "apps/deployments/a/");
         assert_eq!(deployment.api_version(), "apps/v1");
-        assert_eq!(
-            kinds.named("nodes").expect("there").key("", "n1"),
-            "core/nodes/n1"
-        );
+        assert_eq!(kinds.named("nodes").expect("there").key("", "n1"), "core/nodes/n1");
         assert!(kinds.named("unicorns").is_err());
         assert!(deployment.allows("scale", "patch") && !deployment.allows("scale", "delete"));
     }
@@ -204,10 +180,7 @@ mod tests {
     #[test]
     fn both_versions_of_events_share_their_place() {
         let kinds = Kinds::builtin();
-        let (a, b) = (
-            kinds.at("", "v1", "events"),
-            kinds.at("events.k8s.io", "v1", "events"),
-        );
+        let (a, b) = (kinds.at("", "v1", "events"), kinds.at("events.k8s.io", "v1", "events"));
         assert_eq!(a.expect("core").storage, b.expect("new").storage);
     }
 
@@ -215,11 +188,7 @@ mod tests {
     fn every_row_is_whole() {
         for kind in Kinds::builtin().all() {
             assert!(!kind.verbs.is_empty(), "{}", kind.kind);
-            assert!(
-                kind.plural.chars().all(|c| c.is_ascii_lowercase()),
-                "{}",
-                kind.plural
-            );
+            assert!(kind.plural.chars().all(|c| c.is_ascii_lowercase()), "{}", kind.plural);
         }
     }
 }

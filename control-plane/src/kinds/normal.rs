@@ -175,7 +175,8 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_dropped_and_told() {
-        let given = json!({"spec": {"containers": [{"name": "a", "imag": "x"}], "foo": 1}, "metadata": {"labels": {"x": "y"}}});
+        let given =
+            json!({"spec": {"containers": [{"name": "a", "imag": "x"}], "foo": 1}, "metadata": {"labels": {"x": "y"}}});
         let (value, unknown) = pod(given).expect("fits");
         assert_eq!(unknown, ["spec.containers[0].imag", "spec.foo"]);
         assert_eq!(value, json!({"spec": {"containers": [{"name": "a"}]}, "metadata": {"labels": {"x": "y"}}}));

@@ -29,7 +29,7 @@ const ROWS: &[Row] = &[
     ("", "v1", "Namespace", "namespaces", "ns", "", false, "create delete get list patch update watch", "finalize status"),
     ("", "v1", "Node", "nodes", "no", "", false, ALL, "proxy status"),
     ("", "v1", "Pod", "pods", "po", "all", true, ALL,
-        "attach binding ephemeralcontainers eviction exec log portforward proxy status"),
+        "attach binding eviction exec log portforward proxy status"),
     ("", "v1", "Secret", "secrets", "", "", true, ALL, ""),
     ("", "v1", "ServiceAccount", "serviceaccounts", "sa", "", true, ALL, "token"),
     ("", "v1", "Service", "services", "svc", "all", true, ALL, "status"),
@@ -55,7 +55,6 @@ const ROWS: &[Row] = &[
 const SUBRESOURCES: &[(&str, &str, &str, &str, &str)] = &[
     ("pods", "attach", "", "PodAttachOptions", "create get"),
     ("pods", "binding", "", "Binding", "create"),
-    ("pods", "ephemeralcontainers", "", "Pod", "get patch update"),
     ("pods", "eviction", "policy/v1", "Eviction", "create"),
     ("pods", "exec", "", "PodExecOptions", "create get"),
     ("pods", "log", "", "Pod", "get"),
@@ -73,46 +72,32 @@ fn words(text: &str) -> Vec<String> {
 }
 
 fn subresource(plural: &str, kind: &str, name: &str) -> Subresource {
-    let row = SUBRESOURCES
-        .iter()
-        .find(|r| r.1 == name && (r.0 == plural || r.0.is_empty()));
+    let row = SUBRESOURCES.iter().find(|r| r.1 == name && (r.0 == plural || r.0.is_empty()));
     let (_, _, group_version, own, verbs) = row.expect("every subresource named in ROWS has a row");
-    let group_version = group_version
-        .split_once('/')
-        .map(|(g, v)| (g.to_owned(), v.to_owned()));
+    let group_version = group_version.split_once('/').map(|(g, v)| (g.to_owned(), v.to_owned()));
     let kind = if own.is_empty() { kind } else { own };
-    Subresource {
-        name: name.to_owned(),
-        group_version,
-        kind: kind.to_owned(),
-        verbs: words(verbs),
-    }
+    Subresource { name: name.to_owned(), group_version, kind: kind.to_owned(), verbs: words(verbs) }
 }
 
 /// The table as values.
 pub(super) fn rows() -> impl Iterator<Item = Kind> {
-    ROWS.iter().map(
-        |&(group, version, kind, plural, short, categories, namespaced, verbs, subresources)| {
-            let home = match group {
-                "" | "events.k8s.io" => "core",
-                other => other,
-            };
-            Kind {
-                group: group.into(),
-                version: version.into(),
-                kind: kind.into(),
-                plural: plural.into(),
-                singular: kind.to_ascii_lowercase(),
-                short_names: words(short),
-                categories: words(categories),
-                namespaced,
-                verbs: words(verbs),
-                subresources: subresources
-                    .split_whitespace()
-                    .map(|name| subresource(plural, kind, name))
-                    .collect(),
-                storage: format!("{home}/{plural}/"),
-            }
-        },
-    )
+    ROWS.iter().map(|&(group, version, kind, plural, short, categories, namespaced, verbs, subresources)| {
+        let home = match group {
+            "" | "events.k8s.io" => "core",
+            other => other,
+        };
+        Kind {
+            group: group.into(),
+            version: version.into(),
+            kind: kind.into(),
+            plural: plural.into(),
+            singular: kind.to_ascii_lowercase(),
+            short_names: words(short),
+            categories: words(categories),
+            namespaced,
+            verbs: words(verbs),
+            subresources: subresources.split_whitespace().map(|name| subresource(plural, kind, name)).collect(),
+            storage: format!("{home}/{plural}/"),
+        }
+    })
 }

@@ -37,14 +37,23 @@ fn object_type(ty: Option<&Type>) -> Option<&'static Object> {
 }
 
 /// The type of a key's value: of a field, or of a map's values.
-fn inner<'a>(of: Option<&'a Object>, map_item: Option<&'a Type>, key: &str) -> (Option<&'a Type>, Option<&'a ListRule>) {
+fn inner<'a>(
+    of: Option<&'a Object>,
+    map_item: Option<&'a Type>,
+    key: &str,
+) -> (Option<&'a Type>, Option<&'a ListRule>) {
     match of.and_then(|o| o.fields.get(key)) {
         Some(Field { ty, rule }) => (Some(ty), *rule),
         None => (map_item, None),
     }
 }
 
-fn merge_map(current: &mut Map<String, Value>, patch: &Map<String, Value>, of: Option<&Object>, depth: usize) -> Result<()> {
+fn merge_map(
+    current: &mut Map<String, Value>,
+    patch: &Map<String, Value>,
+    of: Option<&Object>,
+    depth: usize,
+) -> Result<()> {
     merge_typed(current, patch, of, None, depth)
 }
 
@@ -129,9 +138,8 @@ fn merge_key(
 
 /// A patch that becomes the value itself: without directives and nulls.
 fn without_directives(patch: &Map<String, Value>) -> Map<String, Value> {
-    let directive = |key: &str| {
-        key == PATCH || key == RETAIN || key.starts_with(DELETE_PRIMITIVES) || key.starts_with(ORDER)
-    };
+    let directive =
+        |key: &str| key == PATCH || key == RETAIN || key.starts_with(DELETE_PRIMITIVES) || key.starts_with(ORDER);
     let kept = patch.iter().filter(|(key, value)| !directive(key) && !value.is_null());
     kept.map(|(key, value)| (key.clone(), clean(value))).collect()
 }

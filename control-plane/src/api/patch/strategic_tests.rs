@@ -38,7 +38,9 @@ fn lists_with_a_key_merge_by_it() {
     check(
         containers(json!([{"name": "a", "env": [{"name": "X", "value": "1"}], "args": ["1"]}])),
         containers(json!([{"name": "a", "env": [{"name": "Y", "value": "2"}], "args": ["2"]}])),
-        containers(json!([{"name": "a", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}], "args": ["2"]}])),
+        containers(
+            json!([{"name": "a", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}], "args": ["2"]}]),
+        ),
     );
 }
 
@@ -46,11 +48,7 @@ fn lists_with_a_key_merge_by_it() {
 fn patch_directives_delete_and_replace() {
     let two = containers(json!([{"name": "a"}, {"name": "b"}]));
     check(two.clone(), containers(json!([{"name": "a", "$patch": "delete"}])), containers(json!([{"name": "b"}])));
-    check(
-        two.clone(),
-        containers(json!([{"$patch": "replace"}, {"name": "c"}])),
-        containers(json!([{"name": "c"}])),
-    );
+    check(two.clone(), containers(json!([{"$patch": "replace"}, {"name": "c"}])), containers(json!([{"name": "c"}])));
     check(
         two.clone(),
         containers(json!([{"name": "a", "$patch": "merge", "image": "i"}])),
