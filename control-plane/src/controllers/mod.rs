@@ -29,6 +29,9 @@ mod queue;
 mod replicaset;
 mod write;
 
+#[cfg(test)]
+mod cluster_tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -170,7 +173,6 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
         pod_garbage.listen(),
         endpoints.listen(),
     );
-    namespaces::ensure_system(&client, &shutdown).await;
     tasks.spawn(writer.run(client.clone(), shutdown.clone()));
     caches.start(&mut tasks, &client, &shutdown);
     tokio::select! { () = caches.synced() => {}, () = shutdown.cancelled() => {} }

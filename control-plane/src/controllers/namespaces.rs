@@ -17,8 +17,6 @@ use crate::client::{Client, DeleteOptions, ListOptions, PatchType};
 use crate::error::Result;
 use crate::kinds::Kinds;
 
-/// Namespaces that every cluster has.
-const SYSTEM: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 /// How soon to look again at a namespace whose objects take their time (pods end gracefully).
 const RECHECK: Duration = Duration::from_millis(250);
 
@@ -26,20 +24,6 @@ const RECHECK: Duration = Duration::from_millis(250);
 pub(super) struct Namespaces {
     pub(super) client: Client,
     pub(super) namespaces: Arc<Cache<Namespace>>,
-}
-
-/// Makes the namespaces that every cluster has; tries again until that worked.
-pub(super) async fn ensure_system(client: &Client, shutdown: &CancellationToken) {
-    for name in SYSTEM {
-        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        while let Err(error) = client.create("namespaces", "", object.clone()).await {
-            if error.is_already_exists() || shutdown.is_cancelled() {
-                break;
-            }
-            tracing::warn!(namespace = name, error = %error.chain(), "cannot make a system namespace; trying again");
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-    }
 }
 
 impl Namespaces {
