@@ -10,6 +10,7 @@ mod admission;
 mod body;
 mod convert;
 mod discovery;
+mod gnostic;
 mod handle;
 mod http;
 mod negotiate;

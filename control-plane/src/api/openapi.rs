@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::body::Body;
-use super::{Api, respond};
+use super::{Api, gnostic, respond};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::kinds::schema::{definitions, type_name};
 use crate::kinds::{Kind, lists};
@@ -21,8 +21,19 @@ const REF: &str = "#/components/schemas/";
 /// The finished documents: path below `/openapi/v3/` -> (hash, text); and v2.
 #[derive(Debug)]
 pub(crate) struct Documents {
-    v3: BTreeMap<String, (String, bytes::Bytes)>,
-    v2: (String, bytes::Bytes),
+    v3: BTreeMap<String, Document>,
+    v2: Document,
+    v2_protobuf: Document,
+}
+
+/// A document and its hash.
+type Document = (String, bytes::Bytes);
+
+const JSON: &str = "application/json";
+
+fn hashed(bytes: impl Into<bytes::Bytes>) -> Document {
+    let bytes = bytes.into();
+    (hash(&bytes), bytes)
 }
 
 /// The first 32 hex digits of a SHA-256.
@@ -36,14 +47,15 @@ pub(crate) fn document(api: &Api, path: &str, request: &Request<Body>) -> Result
     match path {
         "/openapi/v2" => {
             let accept = request.headers().get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-            let json = accept.is_empty() || accept.contains("json") || accept.contains('*');
-            if !json {
-                return Err(Error::new(
-                    ErrorKind::NotAcceptable,
-                    "the OpenAPI v2 document is served as application/json",
-                ));
+            match accept.split(',').map(|m| m.split(';').next().unwrap_or_default().trim()).find_map(v2_form) {
+                _ if accept.is_empty() => Ok(tagged(request, &documents.v2, JSON)),
+                Some(true) => Ok(tagged(request, &documents.v2_protobuf, gnostic::MEDIA_TYPE)),
+                Some(false) => Ok(tagged(request, &documents.v2, JSON)),
+                None => {
+                    let text = format!("only the following media types are accepted: {JSON}, {}", gnostic::MEDIA_TYPE);
+                    Err(Error::new(ErrorKind::NotAcceptable, text))
+                }
             }
-            Ok(tagged(request, &documents.v2))
         }
         "/openapi/v3" => {
             let link = |(path, (hash, _)): (&String, &(String, _))| {
@@ -55,19 +67,26 @@ pub(crate) fn document(api: &Api, path: &str, request: &Request<Body>) -> Result
         _ => {
             let found = path.strip_prefix("/openapi/v3/").and_then(|p| documents.v3.get(p));
             let missing = || Error::new(ErrorKind::NotFound, "the server could not find the requested resource");
-            Ok(tagged(request, found.ok_or_else(missing)?))
+            Ok(tagged(request, found.ok_or_else(missing)?, JSON))
         }
     }
 }
 
-fn tagged(request: &Request<Body>, (hash, text): &(String, bytes::Bytes)) -> Response<Body> {
+/// Whether a media type of the v2 document is the protobuf one; `None` if it is neither.
+fn v2_form(media_type: &str) -> Option<bool> {
+    match media_type {
+        gnostic::MEDIA_TYPE | gnostic::ASKED => Some(true),
+        JSON | "application/*" | "*/*" => Some(false),
+        _ => None,
+    }
+}
+
+fn tagged(request: &Request<Body>, (hash, text): &Document, media_type: &'static str) -> Response<Body> {
     let tag = format!("\"{hash}\"");
     let known = request.headers().get(IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == tag.as_bytes());
-    let mut response = if known {
-        respond::bytes(StatusCode::NOT_MODIFIED, "application/json", "")
-    } else {
-        respond::bytes(StatusCode::OK, "application/json", text.clone())
-    };
+    let (status, body) =
+        if known { (StatusCode::NOT_MODIFIED, Default::default()) } else { (StatusCode::OK, text.clone()) };
+    let mut response = respond::bytes(status, media_type, body);
     response.headers_mut().insert(ETAG, HeaderValue::from_str(&tag).expect("a hash is plain text"));
     response
 }
@@ -77,6 +96,17 @@ impl Documents {
         let mut schemas = definitions();
         for (name, schema) in &mut schemas {
             dress(name, schema);
+            match name.rsplit('.').next() {
+                Some("Quantity") => schema["type"] = "string".into(),
+                Some("IntOrString") => {
+                    schema["type"] = "string".into();
+                    schema["format"] = "int-or-string".into();
+                }
+                _ => {}
+            }
+            if let Some(map) = schema.as_object_mut() {
+                map.shift_remove("x-kubernetes-int-or-string");
+            }
         }
         for kind in api.kinds.all() {
             kind_of(&mut schemas, &kind.group, &kind.version, &kind.kind);
@@ -91,14 +121,13 @@ impl Documents {
             let path = if kind.group.is_empty() { "api" } else { "apis" };
             versions.entry(format!("{path}/{}", kind.api_version())).or_default().push(kind);
         }
-        let v3 = versions.iter().map(|(path, kinds)| {
-            let text = version_document(kinds, &schemas).to_string();
-            (path.clone(), (hash(text.as_bytes()), text.into()))
-        });
+        let v3 =
+            versions.iter().map(|(path, kinds)| (path.clone(), hashed(version_document(kinds, &schemas).to_string())));
         let v3 = v3.collect();
         let all: Vec<&Kind> = api.kinds.all().iter().map(|k| &**k).collect();
         let text = v2_document(&all, &schemas);
-        Self { v3, v2: (hash(text.as_bytes()), text.into()) }
+        let value: Value = serde_json::from_str(&text).unwrap_or_default();
+        Self { v3, v2: hashed(text), v2_protobuf: hashed(gnostic::encode(&value)) }
     }
 }
 

@@ -12,6 +12,7 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         "Pod" => {
             pod::spec(&mut object["spec"]);
             pod::requests_from_limits(&mut object["spec"]);
+            set(&mut object["spec"], "enableServiceLinks", || json!(true));
         }
         "Deployment" => deployment(&mut object["spec"]),
         "ReplicaSet" => {

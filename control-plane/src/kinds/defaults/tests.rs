@@ -37,7 +37,7 @@ fn a_small_pod_becomes_whole() {
         "volumes": [{"name": "v", "emptyDir": {}}, {"name": "c", "configMap": {"name": "x", "defaultMode": 420}},
             {"name": "h", "hostPath": {"path": "/", "type": ""}}],
         "restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler",
-        "terminationGracePeriodSeconds": 30, "securityContext": {},
+        "terminationGracePeriodSeconds": 30, "securityContext": {}, "enableServiceLinks": true,
     });
     assert_eq!(strip_nulls(pod["spec"].clone()), expected);
 }
