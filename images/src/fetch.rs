@@ -216,7 +216,7 @@ impl<S: Source> OneLayer<'_, S> {
             return Ok(key);
         }
         let unpacked = self.content(permits).await?;
-        let below = match unpacked.is_alone(self.position) {
+        let below = match unpacked.is_alone() {
             true => Vec::new(),
             false => self.keys_below().await?,
         };

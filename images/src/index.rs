@@ -120,6 +120,8 @@ impl<T> Index<T> {
         if after.images != before.images {
             self.write(&after)?;
         }
+        // Also where the record is the same the blobs behind it may have been mended, and with them the view.
+        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(result)
     }
 

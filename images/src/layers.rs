@@ -4,9 +4,9 @@
 //! bytes ──> Intake (digest, ingest file) ──> decompress ──> diff id, limits ──> tar ──> unpack/NAME/diff
 //!                                              all verified? sync, rename ──> layers/KEY
 //! ```
-//! A layer alone decides its content, so its key is its diff id and images share it, unless the layer leaves
-//! something for the layers below to say: directories without an entry must look like the directory below, and a
-//! lowest layer must not hold whiteouts. Such a layer is kept under its chain id (image-spec config.md "Layer ChainID").
+//! A layer alone decides its content, so its key is its diff id and images share it, unless the layer leaves something
+//! for the layers below to say: directories without an entry must look like the directory below, and whiteouts must
+//! only stand where they hide something. Such a layer is kept under its chain id (image-spec config.md "Layer ChainID").
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -83,6 +83,7 @@ pub(crate) struct Unpacked {
     _lock: File,
     facts: Facts,
     implied: BTreeSet<Vec<u8>>,
+    whited: BTreeSet<Vec<u8>>,
 }
 
 /// Where a layer lies.
@@ -113,12 +114,11 @@ impl Layers {
 
     /// The unpacked layer that serves at this position, if there is one.
     pub(crate) fn find(&self, position: &Position) -> Option<Key> {
-        let suits = |key: &Key, chained: bool| {
-            let facts = self.facts(key).ok().flatten()?;
-            let good = facts.diff_id == position.diff_id && (chained || !position.lowest || facts.whiteouts == 0);
-            (good && self.diff(key).is_dir()).then(|| key.clone())
+        let suits = |key: &Key| {
+            let facts = self.facts(key).ok().flatten();
+            facts.is_some_and(|facts| facts.diff_id == position.diff_id) && self.diff(key).is_dir()
         };
-        suits(&Key::chained(&position.chain_id), true).or_else(|| suits(&Key::alone(&position.diff_id), false))
+        [Key::alone(&position.diff_id), Key::chained(&position.chain_id)].into_iter().find(suits)
     }
 
     /// What is known about a layer; `None` if it is not there.
@@ -153,6 +153,7 @@ impl Layers {
                 root: false,
             },
             implied: BTreeSet::new(),
+            whited: BTreeSet::new(),
         };
         let diff = dir.join("diff");
         std::fs::create_dir(&diff).context(|| "make the layer's directory")?;
@@ -164,6 +165,7 @@ impl Layers {
         unpacked.facts.whiteouts = summary.whiteouts;
         unpacked.facts.root = summary.root;
         unpacked.implied = summary.implied;
+        unpacked.whited = summary.whited;
         Ok(unpacked)
     }
 
@@ -176,11 +178,11 @@ impl Layers {
         sync: &GroupSync,
     ) -> Result<Key> {
         let Some(dir) = unpacked.dir.clone() else { return Err(Error::new(Kind::System, "layer committed twice")) };
-        let alone = unpacked.is_alone(position);
+        let alone = unpacked.is_alone();
         let key = if alone { Key::alone(&position.diff_id) } else { Key::chained(&position.chain_id) };
         if !below.is_empty() {
             let below: Vec<PathBuf> = below.iter().rev().map(|key| self.diff(key)).collect();
-            crate::unpack::implied::inherit(&dir.join("diff"), &below, &unpacked.implied)?;
+            crate::unpack::implied::inherit(&dir.join("diff"), &below, &unpacked.implied, &unpacked.whited)?;
         }
         let facts =
             serde_json::to_vec(&unpacked.facts).map_err(|why| Error::caused(Kind::System, "layer.json", why))?;
@@ -251,8 +253,8 @@ impl Layers {
 
 impl Unpacked {
     /// The layer is the same over any other layers: it can be committed before those below it.
-    pub(crate) fn is_alone(&self, position: &Position) -> bool {
-        self.implied.is_empty() && !(position.lowest && self.facts.whiteouts > 0)
+    pub(crate) fn is_alone(&self) -> bool {
+        self.implied.is_empty() && self.facts.whiteouts == 0
     }
 }
 

@@ -8,13 +8,14 @@ pub(crate) mod overlay;
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::layers::{Key, Layers, remove_tree};
+use crate::unpack::tree::{Attributes, Place};
 
 /// What stands in `record.json`.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -140,22 +141,20 @@ impl Rootfses {
 
 /// The root directory of an overlay is the upper one: give it the look of the highest layer that says how.
 fn dress(upper: &Path, layers: &[Key], store: &Layers) -> Result<()> {
-    let mut look = (0o755, 0, 0);
-    for key in layers {
-        let Some(facts) = store.facts(key)?.filter(|facts| facts.root) else { continue };
-        let _ = facts;
-        let meta = std::fs::symlink_metadata(store.diff(key)).context(|| format!("stat layer {key}"))?;
-        look = (meta.mode() & 0o7777, meta.uid(), meta.gid());
-    }
     // A container may have changed its root directory: only a new upper directory is dressed.
-    let fresh = std::fs::read_dir(upper).context(|| "read upper")?.next().is_none();
-    if fresh {
-        let dir = disk::open_dir(upper)?;
-        let (uid, gid) = (rustix::fs::Uid::from_raw(look.1), rustix::fs::Gid::from_raw(look.2));
-        rustix::fs::fchown(&dir, Some(uid), Some(gid)).context(|| "chown upper")?;
-        rustix::fs::fchmod(&dir, Mode::from(look.0)).context(|| "chmod upper")?;
+    if std::fs::read_dir(upper).context(|| "read upper")?.next().is_some() {
+        return Ok(());
     }
-    Ok(())
+    let mut look = Attributes { uid: 0, gid: 0, mode: 0o755, mtime: (0, 0) };
+    for key in layers.iter().rev() {
+        if store.facts(key)?.is_some_and(|facts| facts.root) {
+            let meta = std::fs::symlink_metadata(store.diff(key)).context(|| format!("stat layer {key}"))?;
+            let mtime = (meta.mtime(), u32::try_from(meta.mtime_nsec()).unwrap_or(0));
+            look = Attributes { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777, mtime };
+            break;
+        }
+    }
+    Place { dir: Rc::new(disk::open_dir(upper)?), name: c".".to_owned() }.set_attributes(&look, false)
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::unpack::tar::{Archive, Entry, Type};
-use crate::unpack::tree::{self, Attributes, Place, Tree};
+use crate::unpack::tree::{self, Attributes, Place, Tree, is_whiteout};
 use crate::unpack::whiteout::{self, Components, Meaning};
 
 const OPAQUE: &[u8] = b"trusted.overlay.opaque";
@@ -31,8 +31,10 @@ pub struct Summary {
     pub bytes: u64,
     /// Entries made.
     pub inodes: u64,
-    /// Whiteouts met, written or left out.
+    /// Whiteouts and opaque markers met, written or left out.
     pub whiteouts: u64,
+    /// Directories that hold whiteouts.
+    pub whited: BTreeSet<Vec<u8>>,
     /// The root directory has an entry of its own.
     pub root: bool,
     /// Directories without an entry of their own, the root apart; over a lower layer they must look like its
@@ -238,7 +240,10 @@ impl Layer {
         }
         let place = self.tree.place(parts)?;
         match place.stat()? {
-            None => place.node(FileType::CharacterDevice, (0, 0)).context(|| "make a whiteout"),
+            None => {
+                self.summary.whited.insert(parts[..parts.len() - 1].join(&b'/'));
+                place.node(FileType::CharacterDevice, (0, 0)).context(|| "make a whiteout")
+            }
             Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => self.make_opaque(parts),
             // What this layer has put there hides the lower file already.
             Some(_) => Ok(()),
@@ -277,32 +282,11 @@ impl Layer {
     /// Nothing is merged below an opaque directory, and overlayfs shows markers in unmerged directories.
     fn clear_whiteouts(&mut self, path: &[u8]) -> Result<()> {
         let parts: Components<'_> = path.split(|b| *b == b'/').filter(|p| !p.is_empty()).collect();
-        let Some(start) = self.tree.existing(&parts)? else { return Ok(()) };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = |dir: &OwnedFd, name: &std::ffi::CStr| rustix::fs::openat(dir, name, flags, Mode::empty());
-        let mut todo = vec![open(&start, c".").context(|| "open an opaque directory")?];
-        while let Some(dir) = todo.pop() {
-            for entry in rustix::fs::Dir::read_from(&dir).context(|| "read an opaque directory")? {
-                let entry = entry.context(|| "read an opaque directory")?;
-                let name = entry.file_name().to_owned();
-                let place = |dir: &OwnedFd| rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW);
-                match entry.file_type() {
-                    FileType::Directory if !matches!(name.to_bytes(), b"." | b"..") => {
-                        todo.push(open(&dir, &name).context(|| "open an opaque directory")?);
-                    }
-                    FileType::CharacterDevice if place(&dir).is_ok_and(|stat| is_whiteout(&stat)) => {
-                        rustix::fs::unlinkat(&dir, &name, AtFlags::empty()).context(|| "remove a whiteout")?;
-                    }
-                    _ => {}
-                }
-            }
+        match self.tree.existing(&parts)? {
+            Some(dir) => tree::clear_whiteouts(&dir, true),
+            None => Ok(()),
         }
-        Ok(())
     }
-}
-
-fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
 fn attributes(entry: &Entry) -> Result<Attributes> {

@@ -1,5 +1,8 @@
+//! What a layer can only know once it lies on others.
+//!
 //! Directories that a layer has without saying so (an archive with `usr/bin/tool` and no `usr/`) must look like the
-//! directory below, because in an overlay the upper directory's owner and mode are what is seen.
+//! directory below, because in an overlay the upper directory's owner and mode are what is seen. And a whiteout in a
+//! directory that no layer below has hides nothing: overlayfs, which has nothing to merge there, would show it.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -9,21 +12,31 @@ use rustix::fs::{AtFlags, FileType, Stat};
 
 use crate::disk;
 use crate::error::{Context, Result};
-use crate::unpack::tree::{Attributes, Place, Tree};
+use crate::unpack::tree::{self, Attributes, Place, Tree};
 
-/// Gives each implied directory of `diff` the attributes of the nearest layer below that has it; `below` from the
+/// Removes whiteouts from directories in `whited` that hide nothing, and gives each implied directory of `diff` the
+/// attributes of the nearest layer below that has it; `below` from the
 /// highest to the lowest. What no layer has keeps mode 0755 and owner root.
 ///
 /// # Errors
 /// [`Kind::System`](crate::Kind::System) for the disk.
-pub(crate) fn inherit(diff: &Path, below: &[PathBuf], implied: &BTreeSet<Vec<u8>>) -> Result<()> {
-    if implied.is_empty() {
-        return Ok(());
-    }
+pub(crate) fn inherit(
+    diff: &Path,
+    below: &[PathBuf],
+    implied: &BTreeSet<Vec<u8>>,
+    whited: &BTreeSet<Vec<u8>>,
+) -> Result<()> {
     let own = Tree::new(disk::open_dir(diff)?);
     let lower = below.iter().map(|path| disk::open_dir(path).map(Tree::new)).collect::<Result<Vec<_>>>()?;
+    for path in whited {
+        let parts = components(path);
+        let Some(dir) = own.existing(&parts)? else { continue };
+        if first(&lower, &parts)?.is_none() {
+            tree::clear_whiteouts(&dir, false)?;
+        }
+    }
     for path in implied {
-        let parts: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|part| !part.is_empty()).collect();
+        let parts = components(path);
         let Some(dir) = own.existing(&parts)? else { continue };
         if let Some(stat) = first(&lower, &parts)? {
             let attributes = Attributes {
@@ -36,6 +49,10 @@ pub(crate) fn inherit(diff: &Path, below: &[PathBuf], implied: &BTreeSet<Vec<u8>
         }
     }
     Ok(())
+}
+
+fn components(path: &[u8]) -> Vec<&[u8]> {
+    path.split(|b| *b == b'/').filter(|part| !part.is_empty()).collect()
 }
 
 /// The directory as the layers below show it: the first that has the name decides, and a whiteout or an opaque

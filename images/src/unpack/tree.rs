@@ -262,6 +262,38 @@ pub fn timestamps(mtime: (i64, u32)) -> Timestamps {
     Timestamps { last_access: time, last_modification: time }
 }
 
+/// Overlayfs' marker for a name that is hidden: a character device 0:0.
+pub fn is_whiteout(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+/// Removes the whiteouts in a directory, and if `deep` in all directories below it.
+///
+/// # Errors
+/// [`Kind::System`].
+pub fn clear_whiteouts(start: &OwnedFd, deep: bool) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let what = || "clear whiteouts";
+    let open = |dir: &OwnedFd, name: &std::ffi::CStr| rustix::fs::openat(dir, name, flags, Mode::empty()).context(what);
+    let mut todo = vec![open(start, c".")?];
+    while let Some(dir) = todo.pop() {
+        for entry in rustix::fs::Dir::read_from(&dir).context(what)? {
+            let entry = entry.context(what)?;
+            let name = entry.file_name();
+            let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).context(what)?;
+            if is_whiteout(&stat) {
+                rustix::fs::unlinkat(&dir, name, AtFlags::empty()).context(what)?;
+                continue;
+            }
+            let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            if deep && is_dir && !matches!(name.to_bytes(), b"." | b"..") {
+                todo.push(open(&dir, name)?);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Removes a name and everything below it, following nothing; a missing name is success. Iterative, because a
 /// hostile layer nests deeper than a thread's stack.
 ///

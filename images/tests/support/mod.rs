@@ -3,7 +3,10 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod http;
+pub mod listing;
 pub mod registry;
+pub mod tape;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
