@@ -48,6 +48,7 @@ pub(crate) fn ground(plan: &Plan, given: Vec<OwnedFd>, doors: &mut Doors, stdio:
         doors: std::mem::take(&mut doors.procs),
         slots,
         fifo: None,
+        lock: None,
         state: None,
     })
 }
@@ -156,6 +157,12 @@ impl Words {
         };
         let error = Error::system(step.to_string(), errno);
         match step {
+            // podman and CRI-O know this sentence of runc and turn it into exit code 127.
+            Step::Program(places) if errno.raw() == libc::ENOENT && places.len() > 1 => {
+                let name = places[0].to_string_lossy();
+                let name = name.rsplit('/').next().unwrap_or_default();
+                Error::system(format!("exec: {name:?}: executable file not found in $PATH"), errno).as_kind(Kind::Program)
+            }
             Step::Program(_) | Step::Exec => error.as_kind(Kind::Program),
             Step::WorkingDirectory(_) if errno.raw() == libc::EXDEV => {
                 Error::new(Kind::Invalid, format!("{step}: the working directory is outside of the container"))

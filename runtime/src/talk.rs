@@ -105,15 +105,18 @@ impl End {
     /// The next word; `None` when the partner has closed its end.
     pub fn hear(&self) -> Result<Option<(Word, Option<OwnedFd>)>, Errno> {
         let mut bytes = [0; 8];
-        match socket::receive(self.0.as_fd(), &mut bytes) {
-            Ok((0, _)) => Ok(None),
-            Ok((8, fd)) => {
+        let received = match socket::receive(self.0.as_fd(), &mut bytes) {
+            // A partner that left words of ours unread resets the connection; what it said before is still there.
+            Err(errno) if errno.raw() == libc::ECONNRESET => socket::receive(self.0.as_fd(), &mut bytes),
+            received => received,
+        };
+        match received? {
+            (0, _) => Ok(None),
+            (8, fd) => {
                 let word = Word::decode(bytes).ok_or(Errno::from_raw(libc::EBADMSG))?;
                 Ok(Some((word, fd)))
             }
-            Ok(_) => Err(Errno::from_raw(libc::EBADMSG)),
-            Err(errno) if errno.raw() == libc::ECONNRESET => Ok(None),
-            Err(errno) => Err(errno),
+            _ => Err(Errno::from_raw(libc::EBADMSG)),
         }
     }
 
@@ -170,6 +173,17 @@ mod tests {
         assert_eq!(parent.hear().unwrap_err().raw(), libc::EBADMSG);
         socket::send(child.as_fd(), &[1; 3], None).unwrap();
         assert_eq!(parent.hear().unwrap_err().raw(), libc::EBADMSG);
+    }
+
+    #[test]
+    fn last_words_are_heard_though_ours_were_not() {
+        let (parent, child) = pair().unwrap();
+        parent.say(Word::Recorded).unwrap();
+        let failed = Word::Failed(3, Errno::from_raw(libc::ENOENT));
+        child.say(failed).unwrap();
+        drop(child);
+        assert_eq!(parent.hear().unwrap().unwrap().0, failed);
+        assert!(parent.hear().unwrap().is_none());
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod mounts;
 mod rootfs;
 mod terminal;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use crate::plan::{Image, Plan, Step};
 use crate::root::RootDir;
@@ -30,6 +30,8 @@ pub struct Ground {
     pub streams: Option<[OwnedFd; 3]>,
     /// The exec fifo, open for reading and writing.
     pub fifo: Option<OwnedFd>,
+    /// The lock on the container's directory, which the child inherits and must not hold.
+    pub lock: Option<RawFd>,
     /// The container's state as JSON, for hooks; the parent fills it in after the clone.
     pub state: Option<OwnedFd>,
 }
@@ -53,6 +55,9 @@ struct Init<'a> {
 
 /// Runs the plan; never returns. On success the process becomes the program.
 pub fn run(mut plan: Plan, ground: &Ground, talk: &End) -> ! {
+    if let Some(lock) = ground.lock {
+        process::close_inherited(lock);
+    }
     process::reset_signals();
     fs::umask(0);
     let mut init =
