@@ -86,7 +86,6 @@ async fn connection(stream: TcpStream, place: OwnedSemaphorePermit, house: Arc<H
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST)
         .max_buf_size(HEADERS_MAX)
-        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     tokio::select! {

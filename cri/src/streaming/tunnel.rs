@@ -2,6 +2,7 @@
 //!
 //! Source: KEP-4006; where messages begin and end means nothing.
 
+use super::websocket::farewell;
 use bytes::{Buf as _, Bytes};
 use futures_util::{Sink, Stream as _};
 use std::io;
@@ -20,11 +21,13 @@ pub(super) struct Tunnel<T> {
     socket: WebSocketStream<T>,
     /// The rest of the message that was read last.
     rest: Bytes,
+    /// Whether the end was sent.
+    ended: bool,
 }
 
 impl<T> Tunnel<T> {
     pub(super) fn new(socket: WebSocketStream<T>) -> Self {
-        Self { socket, rest: Bytes::new() }
+        Self { socket, rest: Bytes::new(), ended: false }
     }
 }
 
@@ -71,6 +74,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_close(cx).map_err(failed)
+        if !self.ended {
+            ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(failed)?;
+            Pin::new(&mut self.socket).start_send(farewell()).map_err(failed)?;
+            self.ended = true;
+        }
+        Pin::new(&mut self.socket).poll_flush(cx).map_err(failed)
     }
 }

@@ -20,6 +20,7 @@ use std::future::Future;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Utf8Bytes, coding::CloseCode};
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 
 /// Longest message from a client. Its libraries write what they are given in one message; kubectl's have 32 KiB.
@@ -157,6 +158,11 @@ fn encode(channel: u32, data: &Bytes, protocol: Protocol) -> Message {
     Message::Binary(message.freeze())
 }
 
+/// The plain end. With its code: without one, kubectl's library takes the end of each stream for an error.
+pub(super) fn farewell() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() }))
+}
+
 /// Ends with an error when the client cannot be written to, and not at all otherwise: after `Close` it waits for the
 /// reading half to see the client's own.
 async fn write<T>(
@@ -177,7 +183,7 @@ where
         };
         sink.send(message).await.map_err(std::io::Error::other).context(|| "write to the client")?;
     }
-    sink.close().await.map_err(std::io::Error::other).context(|| "close towards the client")?;
+    sink.send(farewell()).await.map_err(std::io::Error::other).context(|| "close towards the client")?;
     std::future::pending().await
 }
 

@@ -40,7 +40,10 @@ async fn request(url: &str, method: &str, lines: &[(&str, &str)]) -> (String, Tc
             Err(_) => break,
         }
     }
-    (String::from_utf8(head).unwrap(), io)
+    let head = String::from_utf8(head).unwrap();
+    // Go's HTTP library takes the whole header away when `close` is in it too, and kubectl then sees no upgrade.
+    assert_eq!(head.contains(" 101 "), head.contains("\r\nconnection: Upgrade\r\n"), "{head}");
+    (head, io)
 }
 
 /// A SPDY client, once the server has agreed to `protocol`.

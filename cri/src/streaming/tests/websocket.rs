@@ -14,6 +14,7 @@ async fn to_end(socket: &mut WebSocketStream<TcpStream>) -> BTreeMap<u8, Vec<u8>
                 let (digit, data) = text.split_at(1);
                 channels.entry(digit.parse().unwrap()).or_default().extend(BASE64.decode(data).unwrap());
             }
+            Message::Close(frame) => assert_eq!(u16::from(frame.expect("a code").code), 1000),
             _ => {}
         }
     }
