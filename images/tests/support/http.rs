@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -65,6 +66,24 @@ impl Server {
             }
         });
         Self { address, asked, stop, thread: Some(thread) }
+    }
+
+    /// Serves the one image of a layout directory as `/v2/REPOSITORY/…`, whole and without questions.
+    pub fn of_layout(layout: &Path, repository: &str) -> Self {
+        let blobs = layout.join("blobs/sha256");
+        let index: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
+        let manifest = index["manifests"][0]["digest"].as_str().unwrap().to_owned();
+        let prefix = format!("/v2/{repository}/");
+        Self::start(move |asked| {
+            let Some(rest) = asked.path.strip_prefix(&prefix) else { return Answer::status(404) };
+            let digest =
+                if rest.starts_with("manifests/") { manifest.as_str() } else { rest.trim_start_matches("blobs/") };
+            match std::fs::read(blobs.join(digest.trim_start_matches("sha256:"))) {
+                Ok(body) => Answer::ok(body),
+                Err(_) => Answer::status(404),
+            }
+        })
     }
 
     pub fn url(&self, path: &str) -> String {
