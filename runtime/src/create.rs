@@ -228,13 +228,13 @@ fn settle(
         home.record_init(Init { pid: launched.pid, start: state::start_of(launched.pid)? })?;
         if let Some(maps) = &maps {
             write_maps(launched.pid, maps)?;
-            speak(&launched, Word::Mapped)?;
+            launch::speak(&launched.talk, Word::Mapped)?;
         }
         if let Some(mut file) = told {
             let text = hooks::told(facts, Status::Created, launched.pid)?;
             file.write_all(&text).and_then(|()| file.rewind()).context(|| "write the state for hooks")?;
         }
-        speak(&launched, Word::Recorded)?;
+        launch::speak(&launched.talk, Word::Recorded)?;
         launch::listen(&launched.talk, &words, || runtime_hooks(spec, facts, launched.pid))
     };
     let settled = finish().and_then(|mut heard| {
@@ -254,14 +254,6 @@ fn settle(
             let _ = clone::wait(launched.pidfd.as_fd(), Reap::Yes);
             Err(why)
         }
-    }
-}
-
-/// A child that has gone says why by itself: the next word heard is its failure, or its end.
-fn speak(launched: &Launched, word: Word) -> Result<()> {
-    match launched.talk.say(word) {
-        Err(errno) if errno.raw() == libc::EPIPE => Ok(()),
-        said => said.context(|| "speak to the container's first process"),
     }
 }
 

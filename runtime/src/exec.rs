@@ -74,11 +74,7 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
     let ground = launch::ground(&plan, vec![target], &mut doors, &request.stdio)?;
     let unified = doors.unified.as_ref().map(|fd| fd.as_fd());
     let (launched, words) = launch::launch(plan, ground, unified, alone)?;
-    let heard = launched
-        .talk
-        .say(Word::Recorded)
-        .or_else(|errno| if errno.raw() == libc::EPIPE { Ok(()) } else { Err(errno) })
-        .context(|| "speak to the new process")
+    let heard = launch::speak(&launched.talk, Word::Recorded)
         .and_then(|()| launch::listen(&launched.talk, &words, || Ok(())))
         .and_then(|mut heard| {
             if let (Stdio::ConsoleSocket(socket), Some(master)) = (request.stdio, &heard.console) {

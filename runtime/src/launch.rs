@@ -205,10 +205,18 @@ pub(crate) fn listen(talk: &End, words: &Words, mut hooks: impl FnMut() -> Resul
             Some((Word::Failed(step, errno), _)) => return Err(words.explain(step, errno)),
             Some((Word::Hooks, _)) => {
                 hooks()?;
-                talk.say(Word::Hooked).context(|| "speak to the container's first process")?;
+                speak(talk, Word::Hooked)?;
             }
             Some((word, _)) => return Err(Error::new(Kind::System, format!("unexpected {word:?} from the child"))),
         }
+    }
+}
+
+/// Says a word. A child that has gone says why by itself: the next word heard is its failure, or its end.
+pub(crate) fn speak(talk: &End, word: Word) -> Result<()> {
+    match talk.say(word) {
+        Err(errno) if errno.raw() == libc::EPIPE => Ok(()),
+        said => said.context(|| "speak to the container's process"),
     }
 }
 

@@ -6,12 +6,12 @@
 //!    write id maps
 //!    Mapped  ----------------------------------->  (only with a new user namespace)
 //!    write the pid into the state directory
+//!    Recorded ---------------------------------->  (said at once, waited for before the program)
 //!            <-----------------------------------  Console + master fd    (only with a terminal)
 //!            <-----------------------------------  Warned(step, errno)    (any number)
 //!            <-----------------------------------  Hooks                  (only with runtime hooks)
 //!    run createRuntime hooks
 //!    Hooked  ----------------------------------->
-//!    Recorded ---------------------------------->  (the pid is on disk: go on)
 //!            <-----------------------------------  Ready                  (create: waits at the exec fifo now)
 //!            <-----------------------------------  Failed(step, errno)    (instead of anything above), exit
 //!            <-----------------------------------  end of stream          (execve has closed the child's end)
@@ -117,14 +117,6 @@ impl End {
                 Ok(Some((word, fd)))
             }
             _ => Err(Errno::from_raw(libc::EBADMSG)),
-        }
-    }
-
-    /// Waits for exactly this word; anything else means that the partner has gone (`EPIPE`).
-    pub fn expect(&self, wanted: Word) -> Result<(), Errno> {
-        match self.hear()? {
-            Some((word, _)) if word == wanted => Ok(()),
-            _ => Err(Errno::from_raw(libc::EPIPE)),
         }
     }
 }

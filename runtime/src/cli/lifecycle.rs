@@ -10,7 +10,7 @@ use super::relay;
 use crate::create::{self, CreateRequest, Options, Stdio};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::Solo;
-use crate::{lifecycle, seal, spec};
+use crate::{lifecycle, monitor, seal, spec};
 
 pub(super) fn create(call: &Call) -> Result<i32> {
     let alone = Solo::prove()?;
@@ -123,8 +123,12 @@ pub(super) fn resume(call: &Call) -> Result<i32> {
     lifecycle::resume(&call.root(), call.id()?).map(|()| 0)
 }
 
-pub(super) fn monitor(_call: &Call) -> Result<i32> {
-    Err(Error::new(Kind::Unsupported, "monitor: not wired yet"))
+pub(super) fn monitor(call: &Call) -> Result<i32> {
+    if call.raw().iter().any(|argument| argument == "--help" || argument == "-h") {
+        print!("{}", monitor::USAGE);
+        return Ok(0);
+    }
+    monitor::command(call.raw().iter().cloned()).map(|()| 0)
 }
 
 #[cfg(test)]

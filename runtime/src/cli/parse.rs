@@ -72,6 +72,11 @@ impl Call {
         self.arguments.iter().skip(1).map(|argument| text("argument", argument)).collect()
     }
 
+    /// Everything after a command that reads its own flags.
+    pub(super) fn raw(&self) -> &[OsString] {
+        &self.arguments
+    }
+
     /// Where state lives.
     pub(super) fn root(&self) -> PathBuf {
         self.path("root").unwrap_or(Path::new(DEFAULT_ROOT)).to_owned()
@@ -103,6 +108,9 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, 
         }
     };
     let mut arguments = Vec::new();
+    if command.raw {
+        arguments.extend(parser.raw_args().map_err(|why| refuse(why.to_string()))?);
+    }
     while let Some(token) = next(&mut parser)? {
         match token {
             Token::Flag(flag) => take(&mut parser, command.flags, &flag, Some(command), &mut flags)?,

@@ -43,6 +43,8 @@ pub(super) struct Command {
     pub(super) arguments: (usize, usize),
     /// Whatever follows the first argument belongs to a program and is no flag of ours.
     pub(super) ends_with_program: bool,
+    /// It reads its own flags.
+    pub(super) raw: bool,
     pub(super) run: fn(&Call) -> Result<i32>,
 }
 
@@ -101,15 +103,13 @@ const SPEC: &[Flag] = &[
     value("bundle", "DIR", "where to write config.json (default: here)").or('b'),
     switch("rootless", "for a user without privileges"),
 ];
-const MONITOR: &[Flag] = &[value("dir", "DIR", "directory of the pod")];
-
 const fn command(
     name: &'static str,
     usage: &'static str,
     about: &'static str,
     run: fn(&Call) -> Result<i32>,
 ) -> Command {
-    Command { name, usage, about, flags: &[HELP], arguments: (1, 1), ends_with_program: false, run }
+    Command { name, usage, about, flags: &[HELP], arguments: (1, 1), ends_with_program: false, raw: false, run }
 }
 
 /// The commands, in the order of the help.
@@ -146,8 +146,8 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command { arguments: (0, 0), ..command("features", "", "print what this runtime can do", inspect::features) },
     Command {
-        flags: &[MONITOR, HELP],
-        arguments: (0, 0),
-        ..command("monitor", "", "look after the containers of one pod", lifecycle::monitor)
+        arguments: (0, usize::MAX),
+        raw: true,
+        ..command("monitor", "--dir DIR", "look after the containers of one pod", lifecycle::monitor)
     },
 ];

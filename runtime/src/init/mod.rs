@@ -49,6 +49,8 @@ struct Init<'a> {
     empty: Option<OwnedFd>,
     /// The host's null device, opened once for every file that is masked.
     null: Option<OwnedFd>,
+    /// The parent has written the pid down.
+    recorded: bool,
     /// Which of the places has the program.
     program: usize,
 }
@@ -61,7 +63,8 @@ pub fn run(mut plan: Plan, ground: &Ground, talk: &End) -> ! {
     process::reset_signals();
     fs::umask(0);
     let mut init =
-        Init { ground, talk, image: &mut plan.image, root: None, terminal: None, empty: None, null: None, program: 0 };
+        Init { ground, talk, image: &mut plan.image, root: None, terminal: None, empty: None,
+        null: None, recorded: false, program: 0 };
     for at in 0..plan.steps.len() {
         match init.perform(&plan.steps, at) {
             Ok(()) => {}
@@ -95,7 +98,7 @@ impl Init<'_> {
     fn perform(&mut self, steps: &[Step], at: usize) -> Result<(), Trouble> {
         let Some(step) = steps.get(at) else { return Ok(()) };
         match step {
-            Step::Await(word) => Ok(self.talk.expect(*word)?),
+            Step::Await(word) => Ok(self.hear(*word)?),
             Step::Say(word) => Ok(self.talk.say(*word)?),
             Step::EnterCgroups => Ok(self.enter_cgroups()?),
             Step::Join(of, slot, _) => Ok(clone::setns(self.slot(*slot)?.as_fd(), *of)?),
@@ -129,6 +132,18 @@ impl Init<'_> {
             Step::MoveRoot => rootfs::move_root(self.root()?)?,
             other => self.perform_identity(other)?,
         })
+    }
+
+    /// Waits for a word. That the pid is recorded may be said before anything else.
+    fn hear(&mut self, wanted: Word) -> Result<(), Errno> {
+        while !(wanted == Word::Recorded && self.recorded) {
+            match self.talk.hear()? {
+                Some((Word::Recorded, _)) => self.recorded = true,
+                Some((word, _)) if word == wanted => return Ok(()),
+                _ => return Err(Errno::from_raw(libc::EPIPE)),
+            }
+        }
+        Ok(())
     }
 
     fn enter_cgroups(&self) -> Result<(), Errno> {
