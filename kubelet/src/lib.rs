@@ -1,8 +1,17 @@
 //! A kubelet: it takes the pods bound to its node from any Kubernetes API server, hands them to any CRI
 //! runtime, watches that they stay well, and says so. `run` is the daemon.
+//!
+//! ```text
+//! source/   pods of this node (API watch, static files), ConfigMaps, Secrets, Services
+//! pods/     one worker a pod: actions (decides) -> apply (does) -> status (says) -> writer (patches)
+//! volumes/  what is mounted        probes/  what is asked of containers
+//! node/     the Node object, its lease, admission        server/  HTTPS :10250
+//! api/      the API server as a client sees it           cri      the runtime
+//! ```
+//!
+//! Everything about a pod belongs to its worker; nothing is kept that a restart could not find again in the
+//! API, in the runtime or on disk.
 #![forbid(unsafe_code)]
-
-#![allow(dead_code, reason = "parts land one after the other")]
 
 mod api;
 mod certs;
@@ -10,27 +19,24 @@ mod cgroups;
 mod clock;
 mod config;
 mod cri;
+mod dirwatch;
 mod error;
 mod files;
+mod garbage;
+mod node;
 mod pod;
 mod pods;
+mod probes;
 mod qos;
 mod quantity;
+mod run;
+mod server;
+mod shared;
+mod source;
 #[cfg(test)]
 mod testing;
+mod volumes;
 
 pub use config::{Config, TaintConfig};
 pub use error::{Error, Kind, Result};
-
-use tokio_util::sync::CancellationToken;
-
-/// Runs a kubelet until `shutdown` is cancelled. Containers keep running when it returns.
-///
-/// # Errors
-/// `Kind::Config` where the configuration cannot be used; `Kind::Io` where the listener or the root
-/// directory cannot be had. What the API server or the runtime do later is retried, never returned.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
-    let _config = config.check()?;
-    shutdown.cancelled().await;
-    Ok(())
-}
+pub use run::run;

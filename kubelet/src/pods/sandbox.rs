@@ -15,7 +15,6 @@ pub(crate) struct Surroundings<'a> {
     pub cgroup: String,
     /// The host's resolv.conf.
     pub resolv_conf: &'a str,
-    pub node_memory: i64,
 }
 
 /// The config for `attempt`.
@@ -233,7 +232,7 @@ mod tests {
             "hostname": "h", "containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 8080, "protocol": "UDP"}]}]}}))
         .expect("pod");
         let config = Config::default();
-        let around = Surroundings { config: &config, cgroup: "/kubepods/podu".into(), resolv_conf: HOST, node_memory: 1 };
+        let around = Surroundings { config: &config, cgroup: "/kubepods/podu".into(), resolv_conf: HOST };
         let made = super::config(&of, 2, &around).expect("a config");
         assert_eq!((made.hostname.as_str(), made.log_directory.as_str()), ("h", "/var/log/pods/n_p_u"));
         assert_eq!((made.port_mappings[0].host_port, made.port_mappings[0].protocol()), (8080, cri::Protocol::Udp));
