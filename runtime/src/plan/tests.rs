@@ -1,1 +1,288 @@
-//! Golden text of plans.
+//! Plans as text: what a specification comes to, without root and without a system call.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::spec::{self, TEMPLATE};
+
+fn host() -> Host {
+    let tree = |name: &str, v2| CgroupMount { mount: PathBuf::from(format!("/sys/fs/cgroup/{name}")), v2 };
+    Host { cgroups: vec![tree("cpu,cpuacct", false), tree("pids", false)], cgroup: "box/web".into(), permitted: u64::MAX }
+}
+
+/// The template with changes, as a plan.
+fn planned(changes: &[(&str, Value)], host: &Host, wishes: Wishes) -> Result<Plan> {
+    let mut json: Value = serde_json::from_str(TEMPLATE).unwrap();
+    json["process"]["terminal"] = json!(false);
+    for (pointer, value) in changes {
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        json.pointer_mut(parent).unwrap()[field] = value.clone();
+    }
+    let spec: Spec = spec::parse(&json.to_string()).unwrap();
+    spec::check(&spec).unwrap();
+    create(&spec, Path::new("/bundle"), host, None, wishes)
+}
+
+fn text(changes: &[(&str, Value)]) -> String {
+    planned(changes, &host(), Wishes { wait: true, ..Wishes::default() }).unwrap().to_string()
+}
+
+/// The part of a plan's text between two lines, without these.
+fn between(text: &str, first: &str, last: &str) -> String {
+    let lines = text.lines().skip_while(|line| !line.starts_with(first)).skip(1);
+    lines.take_while(|line| !line.starts_with(last)).map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn the_template_in_full() {
+    let expected = "\
+clone mount uts ipc pid network
+enter the cgroup
+start a session
+unshare the cgroup namespace
+make / rslave
+clone rootfs /bundle/rootfs
+mount proc on /proc
+mount tmpfs on /dev mode=755 size=65536k set +22 -70
+mount devpts on /dev/pts newinstance ptmxmode=0666 mode=0620 gid=5 set +a -0
+mount tmpfs on /dev/shm mode=1777 size=65536k set +e -0
+mount mqueue on /dev/mqueue set +e -0
+mount sysfs on /sys set +f -0
+mount tmpfs on /sys/fs/cgroup mode=755 set +e -0
+make directory /sys/fs/cgroup/cpu,cpuacct
+bind /sys/fs/cgroup/cpu,cpuacct/box/web on /sys/fs/cgroup/cpu,cpuacct set +f -0
+link /sys/fs/cgroup/cpu to cpu,cpuacct
+link /sys/fs/cgroup/cpuacct to cpu,cpuacct
+make directory /sys/fs/cgroup/pids
+bind /sys/fs/cgroup/pids/box/web on /sys/fs/cgroup/pids set +f -0
+change the mount on /sys/fs/cgroup set +1 -0
+make device /dev/null c 1:3 mode 666
+make device /dev/zero c 1:5 mode 666
+make device /dev/full c 1:7 mode 666
+make device /dev/random c 1:8 mode 666
+make device /dev/urandom c 1:9 mode 666
+make device /dev/tty c 5:0 mode 666
+link /dev/fd to /proc/self/fd
+link /dev/stdin to /proc/self/fd/0
+link /dev/stdout to /proc/self/fd/1
+link /dev/stderr to /proc/self/fd/2
+link /dev/core to /proc/kcore
+link /dev/ptmx to pts/ptmx
+make /proc/bus read-only
+make /proc/fs read-only
+make /proc/irq read-only
+make /proc/sys read-only
+make /proc/sysrq-trigger read-only
+mask /proc/acpi
+mask /proc/asound
+mask /proc/kcore
+mask /proc/keys
+mask /proc/latency_stats
+mask /proc/timer_list
+mask /proc/timer_stats
+mask /proc/sched_debug
+mask /proc/scsi
+mask /sys/devices/virtual/powercap
+mask /sys/firmware
+make / read-only
+pivot to the rootfs
+set hostname gantry
+join a new session keyring
+limit RLIMIT_NOFILE to 1024:1024
+place the standard streams
+close descriptors from 3 on at exec
+find HOME of uid 0
+set no_new_privs
+change to /
+keep 3 capabilities in the bounding set
+set umask 0022
+become uid 0 gid 0 groups []
+set capabilities effective 20000420 permitted 20000420 inheritable 0 ambient 0
+find program /bin/sh
+await Recorded
+say Ready
+await start
+execute the program
+";
+    assert_eq!(text(&[]), expected);
+}
+
+#[test]
+fn run_does_not_wait() {
+    let plan = planned(&[], &host(), Wishes::default()).unwrap().to_string();
+    assert!(plan.ends_with("await Recorded\nexecute the program\n"), "{plan}");
+}
+
+#[test]
+fn a_user_namespace_is_mapped_first_and_gets_devices_by_bind() {
+    let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
+    let spaces = json!([
+        { "type": "user" }, { "type": "mount" }, { "type": "uts" }, { "type": "network", "path": "/run/net" }
+    ]);
+    let mounts = json!([{ "destination": "/data", "source": "vol", "options": ["rbind", "rprivate", "nosuid"] }]);
+    let plan = planned(
+        &[
+            ("/linux/uidMappings", map.clone()),
+            ("/linux/gidMappings", map),
+            ("/linux/namespaces", spaces),
+            ("/mounts", mounts),
+        ],
+        &host(),
+        Wishes::default(),
+    )
+    .unwrap();
+    assert_eq!(
+        plan.opens.list(),
+        [Open::Namespace(flags::NETWORK, c"/run/net".into()), Open::Tree(c"/bundle/vol".into(), Depth::All)]
+    );
+    let text = plan.to_string();
+    assert!(
+        text.starts_with(
+            "around the clone: join network\nclone mount uts user\nmap uids 0 100000 65536, gids 0 100000 65536\n\
+             enter the cgroup\nawait Mapped\nbecome root of the user namespace\nstart a session\nmake / rslave\n"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("rbind /bundle/vol on /data set +2 -0 rprivate\nbind device /dev/null on /dev/null\n"), "{text}");
+}
+
+#[test]
+fn joined_namespaces_are_entered_by_the_child_pid_by_the_parent() {
+    let spaces = json!([
+        { "type": "pid", "path": "/proc/1/ns/pid" }, { "type": "network", "path": "/run/net" },
+        { "type": "ipc", "path": "/run/ipc" }, { "type": "uts", "path": "/run/uts" }, { "type": "mount" }
+    ]);
+    let text = text(&[("/linux/namespaces", spaces)]);
+    assert!(
+        text.starts_with(
+            "around the clone: join pid\nclone mount\nenter the cgroup\njoin network namespace /run/net\n\
+             join ipc namespace /run/ipc\njoin uts namespace /run/uts\nstart a session\nmake / rslave\n"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_pure_v2_host_has_one_cgroup_mount() {
+    let host = Host { cgroups: vec![CgroupMount { mount: "/sys/fs/cgroup".into(), v2: true }], ..host() };
+    let text = planned(&[], &host, Wishes::default()).unwrap().to_string();
+    assert_eq!(
+        between(&text, "mount sysfs", "make device"),
+        "bind /sys/fs/cgroup/box/web on /sys/fs/cgroup set +f -0\n"
+    );
+}
+
+#[test]
+fn without_no_new_privs_the_filter_comes_before_the_capabilities_go() {
+    let step = libc::sock_filter { code: 6, jt: 0, jf: 0, k: 0x7fff_0000 };
+    let filter = Some(Filter { program: vec![step], flags: 0 });
+    for (safe, last) in [(true, "await Recorded\n"), (false, "find HOME of uid 0\n")] {
+        let mut json: Value = serde_json::from_str(TEMPLATE).unwrap();
+        json["process"]["noNewPrivileges"] = json!(safe);
+        let spec: Spec = spec::parse(&json.to_string()).unwrap();
+        let plan = create(&spec, Path::new("/b"), &host(), filter.clone(), Wishes::default()).unwrap().to_string();
+        assert!(plan.contains(&format!("{last}install seccomp filter of 1 instructions, flags 0\n")), "{plan}");
+    }
+}
+
+#[test]
+fn hooks_stand_at_their_points() {
+    let hook = |name: &str| json!([{ "path": format!("/{name}") }]);
+    let hooks = json!({
+        "prestart": hook("a"), "createRuntime": hook("b"), "createContainer": hook("c"),
+        "startContainer": hook("d"), "poststart": hook("e"), "poststop": hook("f")
+    });
+    let mut json: Value = serde_json::from_str(TEMPLATE).unwrap();
+    json["hooks"] = hooks;
+    json["process"]["terminal"] = json!(false);
+    let spec: Spec = spec::parse(&json.to_string()).unwrap();
+    let wishes = Wishes { wait: true, ..Wishes::default() };
+    let plan = create(&spec, Path::new("/b"), &host(), None, wishes).unwrap().to_string();
+    assert_eq!(
+        between(&plan, "link /dev/ptmx", "make /proc/bus"),
+        "say Hooks\nawait Hooked\nrun createContainer hook /c\n"
+    );
+    assert_eq!(between(&plan, "await start", "execute"), "run startContainer hook /d\n");
+}
+
+#[test]
+fn a_terminal_is_opened_and_mounted_before_the_pivot() {
+    let text = text(&[("/process/terminal", json!(true)), ("/process/cwd", json!("/work/dir"))]);
+    assert_eq!(
+        between(&text, "link /dev/ptmx", "make /proc/bus"),
+        "open a terminal\nmount the terminal on /dev/console\nmake directory /work/dir\n"
+    );
+}
+
+#[test]
+fn propagation_of_the_root() {
+    for (word, first, last) in [
+        ("rshared", "make / rshared\n", "make the new / rshared\n"),
+        ("slave", "make / rslave\n", "make the new / slave\n"),
+        ("unbindable", "make / rprivate\n", "make the new / unbindable\n"),
+    ] {
+        let text = text(&[("/linux/rootfsPropagation", json!(word))]);
+        assert!(text.contains(first) && text.contains(&format!("pivot to the rootfs\n{last}")), "{text}");
+    }
+}
+
+#[test]
+fn what_may_not_be_covered_is_refused() {
+    let refused = |destination: &str, options: Value| {
+        let mounts = json!([{ "destination": destination, "source": "/x", "type": "none", "options": options }]);
+        planned(&[("/mounts", mounts)], &host(), Wishes::default()).unwrap_err().to_string()
+    };
+    assert_eq!(refused("/proc/sys", json!(["bind"])), "mounts[0]: destination: /proc/sys must not be covered");
+    assert_eq!(refused("/a/../proc/self/", json!(["rbind"])), "mounts[0]: destination: /proc/self must not be covered");
+    assert_eq!(refused("//", json!(["bind"])), "mounts[0]: destination: must not be the root");
+}
+
+#[test]
+fn capabilities_that_the_runtime_lacks_are_left_out_with_a_warning() {
+    let host = Host { permitted: u64::MAX ^ 1 << 10, ..host() };
+    let plan = planned(&[], &host, Wishes::default()).unwrap();
+    assert_eq!(plan.warnings, ["the runtime itself lacks CAP_NET_BIND_SERVICE; the container goes without"]);
+    assert!(plan.to_string().contains("set capabilities effective 20000020 permitted 20000020"));
+}
+
+#[test]
+fn ambient_needs_inheritable_and_permitted() {
+    let sets = json!({
+        "bounding": ["CAP_KILL", "CAP_CHOWN"], "permitted": ["CAP_KILL", "CAP_CHOWN"],
+        "effective": ["CAP_KILL", "CAP_SYS_ADMIN"], "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL", "CAP_CHOWN"]
+    });
+    let text = text(&[("/process/capabilities", sets)]);
+    assert!(text.contains("set capabilities effective 20 permitted 21 inheritable 20 ambient 20\n"), "{text}");
+}
+
+#[test]
+fn a_program_is_looked_for_in_its_own_path() {
+    let plan = planned(&[("/process/env", json!(["PATH=/a:/b/::", "HOME=/h"]))], &host(), Wishes::default()).unwrap();
+    let places = plan.steps.iter().find_map(|step| match step {
+        Step::Program(places) => Some(places.clone()),
+        _ => None,
+    });
+    let places: Vec<String> = places.unwrap().iter().map(|place| place.to_string_lossy().into_owned()).collect();
+    assert_eq!(places, ["/a/sh", "/b/sh", "./sh", "./sh"]);
+    assert!(!plan.to_string().contains("find HOME"));
+}
+
+#[test]
+fn exec_hides_before_it_joins() {
+    let mut spec: Spec = spec::parse(TEMPLATE).unwrap();
+    let process = spec.process_mut().as_mut().unwrap();
+    process.set_terminal(Some(true)).set_oom_score_adj(Some(100));
+    let inside = Inside { spaces: flags::MOUNT | flags::USER | flags::NETWORK, around: flags::PID };
+    let plan = exec(process, inside, &host(), None, Wishes::default()).unwrap().to_string();
+    assert!(
+        plan.starts_with(
+            "around the clone: join pid\nclone \nbecome undumpable\nset oom_score_adj 100\nenter the cgroup\n\
+             join mount user network namespace of the container\nbecome root of the user namespace\nstart a session\n\
+             open a terminal\njoin a new session keyring\n"
+        ),
+        "{plan}"
+    );
+    assert!(plan.ends_with("await Recorded\nexecute the program\n"), "{plan}");
+}
