@@ -59,7 +59,7 @@ pub struct Header {
     pub size: u64,
     /// Seconds since 1970.
     pub mtime: i64,
-    /// Device numbers.
+    /// Device numbers; zero for what is no device.
     pub device: (u32, u32),
 }
 
@@ -92,13 +92,9 @@ pub fn parse(block: &[u8; BLOCK]) -> Result<Header> {
         path = [text(&block[345..500]), b"/", &path[..]].concat();
     }
     let size = number(&block[124..136])?;
-    let device = match flag {
-        Flag::Char | Flag::Block if posix || gnu => (
-            u32::try_from(number(&block[329..337])?).map_err(|_| refuse("device number"))?,
-            u32::try_from(number(&block[337..345])?).map_err(|_| refuse("device number"))?,
-        ),
-        _ => (0, 0),
-    };
+    // Read also where they mean nothing: Python takes a malformed one for the end of the archive.
+    let number32 = |field| number(field).and_then(|n| u32::try_from(n).map_err(|_| refuse("device number")));
+    let device = (number32(&block[329..337])?, number32(&block[337..345])?);
     Ok(Header {
         flag,
         path,

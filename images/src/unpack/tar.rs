@@ -256,8 +256,10 @@ impl<R: BufRead> Archive<R> {
             (size, self.leading_map()?)
         } else if let Some(size) = pax.sparse.real_size {
             (size, pax.sparse.map.clone())
-        } else {
+        } else if pax.sparse.map.is_empty() {
             return Ok((stored, None));
+        } else {
+            return Err(refuse("sparse map without a size"));
         };
         if !matches!(header.flag, Flag::GnuSparse | Flag::Regular) {
             return Err(refuse("sparse records on what is no file"));
