@@ -10,6 +10,7 @@ use std::time::Duration;
 use oci_spec::runtime::Process;
 use serde::de::DeserializeOwned;
 
+use super::daemon::lives;
 use super::protocol::{Attach, Create, Event, Exec, Exit, Hello, Reply, Request, State, VERSION, encode, length};
 use super::{SOCKET, exit_path};
 use crate::error::{Context, Error, Kind, Result};
@@ -213,6 +214,9 @@ impl Client {
 
     fn dial(&self) -> Result<Connection> {
         let path = self.dir.join(SOCKET);
+        if !lives(&self.dir) {
+            return Err(Error::new(Kind::NotFound, format!("no monitor lives in {}", self.dir.display())));
+        }
         match UnixStream::connect(&path) {
             Ok(stream) => Ok(Connection { stream, bytes: Vec::new(), fds: Vec::new() }),
             Err(why) if matches!(why.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {

@@ -13,13 +13,14 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::SOCKET;
 use super::event_loop::Monitor;
 use super::journal::{Journal, Level};
+use super::{PID, SOCKET};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::clone::{Side, clone3};
 use crate::sys::{Solo, process};
@@ -45,53 +46,59 @@ pub fn start(config: &Config) -> Result<()> {
     let dir = prepare(&config.dir)?;
     let root = config.root.clone().unwrap_or_else(|| dir.join("runtime"));
     let root = std::path::absolute(&root).context(|| format!("find {}", root.display()))?;
-    let lock = lock(&dir)?;
-    let listener = listen(&dir)?;
-    let (mut ready, says) = std::io::pipe().context(|| "make a pipe")?;
+    let (mut hears, says) = std::io::pipe().context(|| "make a pipe")?;
     let alone = Solo::prove()?;
     match clone3(&alone, 0, None).context(|| "clone the monitor")? {
         Side::Parent(_, _) => {
             drop(says);
-            let mut byte = [0];
-            let told = ready.read(&mut byte).context(|| "wait for the monitor")?;
-            match told {
-                1 => Ok(()),
-                _ => Err(Error::new(Kind::System, "the monitor ended before it was ready (see monitor.log)")),
+            let mut told = String::new();
+            hears.read_to_string(&mut told).context(|| "wait for the monitor")?;
+            match told.as_str() {
+                READY => Ok(()),
+                "" => Err(Error::new(Kind::System, "the monitor ended before it was ready")),
+                why => Err(Error::new(Kind::System, why)),
             }
         }
         Side::Child => {
-            drop(ready);
+            drop(hears);
             let journal = Journal::new(&dir, config.level);
-            let code = i32::from(serve(&dir, &root, listener, says, journal).is_err());
-            drop(lock);
-            process::leave(code)
+            process::leave(i32::from(serve(&dir, &root, says, journal).is_err()))
         }
     }
 }
 
+/// What the monitor says to its starter when it listens; anything else is why it does not.
+const READY: &str = "ready";
+
 /// The life of the monitor.
-fn serve(
-    dir: &Path,
-    root: &Path,
-    listener: UnixListener,
-    mut says: std::io::PipeWriter,
-    journal: Journal,
-) -> Result<()> {
-    let mut early = Journal::new(dir, Level::Warn);
-    let ran = detach(dir).and_then(|signals| {
-        let mut monitor = Monitor::new(dir, root, listener, signals, journal)?;
-        // Nobody hears it any more: the starter was killed, which is no reason to end.
-        let _ = says.write_all(b"1");
-        drop(says);
-        monitor.run()
-    });
+fn serve(dir: &Path, root: &Path, mut says: std::io::PipeWriter, journal: Journal) -> Result<()> {
+    let mut monitor = match settle(dir, root, journal) {
+        Ok(monitor) => monitor,
+        Err(why) => {
+            let _ = says.write_all(why.to_string().as_bytes());
+            return Err(why);
+        }
+    };
+    // Nobody hears it any more: the starter was killed, which is no reason to end.
+    let _ = says.write_all(READY.as_bytes());
+    drop(says);
+    let ran = monitor.run();
     if let Err(why) = &ran {
-        early.warn(&format!("the monitor ends: {why}"));
+        monitor.journal.warn(&format!("the monitor ends: {why}"));
     }
     // So that nobody takes the pid for a living monitor; the records stay.
     let _ = fs::remove_file(dir.join(SOCKET));
-    let _ = fs::remove_file(dir.join("monitor.pid"));
+    let _ = fs::remove_file(dir.join(PID));
     ran
+}
+
+/// Everything between the clone and the first turn of the loop. Listening comes last: who connects finds the rest done.
+fn settle(dir: &Path, root: &Path, journal: Journal) -> Result<Monitor> {
+    // Kept open, and with it locked, until the process ends.
+    let lock = lock(dir)?;
+    let signals = detach()?;
+    write_pid(dir)?;
+    Monitor::new(dir, root, lock, listen(dir)?, signals, journal)
 }
 
 /// The directory as an absolute path, there and for root only.
@@ -104,14 +111,26 @@ fn prepare(dir: &Path) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// One monitor a directory, for as long as it lives.
-fn lock(dir: &Path) -> Result<Flock<File>> {
+/// One monitor a directory, for as long as it lives. A lock of the process, which its children do not inherit.
+fn lock(dir: &Path) -> Result<File> {
     let path = dir.join("monitor.lock");
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.context(|| format!("open {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|_| Error::new(Kind::Exists, format!("a monitor lives in {} already", dir.display())))
+    let whole = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    match fcntl(&file, FcntlArg::F_SETLK(&whole)) {
+        Ok(_) => Ok(file),
+        Err(Errno::EACCES | Errno::EAGAIN) => {
+            Err(Error::new(Kind::Exists, format!("a monitor lives in {} already", dir.display())))
+        }
+        Err(errno) => Err(Error::system(format!("lock {}", path.display()), errno.into())),
+    }
 }
 
 /// Listens on a socket that is for root only from its first moment: it is bound under another name.
@@ -124,8 +143,8 @@ fn listen(dir: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Leaves the session, the terminal and the signals of the starter behind, and says who this is.
-fn detach(dir: &Path) -> Result<SignalFd> {
+/// Leaves the session, the terminal and the signals of the starter behind.
+fn detach() -> Result<SignalFd> {
     process::setsid().context(|| "begin a session")?;
     process::become_subreaper().context(|| "become a subreaper")?;
     let mut awaited = SigSet::empty();
@@ -142,7 +161,6 @@ fn detach(dir: &Path) -> Result<SignalFd> {
         .map_err(|errno| Error::system("open a signalfd", errno.into()))?;
     nix::unistd::chdir("/").map_err(|errno| Error::system("change to /", errno.into()))?;
     let _ = nix::sys::prctl::set_name(c"gantry-monitor");
-    write_pid(dir)?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null").context(|| "open /dev/null")?;
     for number in 0..3 {
         process::place_fd(null.as_fd(), number).context(|| "let go of the standard streams")?;
@@ -152,10 +170,30 @@ fn detach(dir: &Path) -> Result<SignalFd> {
 
 /// Pid and start time, since a pid alone may be another process by the time that it is read.
 fn write_pid(dir: &Path) -> Result<()> {
-    let stat = fs::read_to_string("/proc/self/stat").context(|| "read /proc/self/stat")?;
-    // The name in field 2 may hold anything, so fields are counted from the last parenthesis: 22 is the 20th after it.
-    let start = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)).unwrap_or("0");
-    let (path, new) = (dir.join("monitor.pid"), dir.join("monitor.pid.new"));
-    let written = fs::write(&new, format!("{} {start}\n", std::process::id())).and_then(|()| fs::rename(&new, &path));
+    let pid = std::process::id().cast_signed();
+    let start = start_time(pid).ok_or_else(|| Error::new(Kind::System, "read the own start time"))?;
+    let (path, new) = (dir.join(PID), dir.join("monitor.pid.new"));
+    let written = fs::write(&new, format!("{pid} {start}\n")).and_then(|()| fs::rename(&new, &path));
     written.context(|| format!("write {}", path.display()))
+}
+
+/// When a process was started, in ticks since boot; `None` once it is gone, or is a zombie.
+fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in field 2 may hold anything, so fields are counted from the last parenthesis: the state is the next, 22
+    // the 20th.
+    let mut fields = stat.rsplit(')').next()?.split_whitespace();
+    let state = fields.next()?;
+    if state == "Z" || state == "X" { None } else { fields.nth(18)?.parse().ok() }
+}
+
+/// Whether the monitor that wrote `DIR/monitor.pid` lives.
+///
+/// That somebody holds its socket open is not enough: a container that waits for its start is a clone of the monitor.
+pub(super) fn lives(dir: &Path) -> bool {
+    let Ok(text) = fs::read_to_string(dir.join(PID)) else { return false };
+    let mut fields = text.split_whitespace();
+    let pid = fields.next().and_then(|pid| pid.parse().ok());
+    let start = fields.next().and_then(|start| start.parse().ok());
+    pid.is_some_and(|pid| start.is_some() && start_time(pid) == start)
 }

@@ -8,6 +8,7 @@
 //! place that could disagree.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -55,6 +56,8 @@ pub(super) struct Monitor {
     pub(super) journal: Journal,
     /// Set once the monitor is to end.
     pub(super) leaving: bool,
+    /// Held for as long as the monitor lives.
+    _lock: File,
     listener: UnixListener,
     signals: SignalFd,
     buffers: Option<Buffers>,
@@ -89,6 +92,7 @@ impl Monitor {
     pub(super) fn new(
         dir: &Path,
         root: &Path,
+        lock: File,
         listener: UnixListener,
         signals: SignalFd,
         journal: Journal,
@@ -105,6 +109,7 @@ impl Monitor {
             pause: None,
             journal,
             leaving: false,
+            _lock: lock,
             listener,
             signals,
             buffers: None,

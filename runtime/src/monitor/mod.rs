@@ -40,6 +40,9 @@ use std::path::{Path, PathBuf};
 /// Name of the socket in a pod's directory.
 pub const SOCKET: &str = "monitor.sock";
 
+/// Name of the file with the monitor's pid and start time.
+const PID: &str = "monitor.pid";
+
 /// Where the exit of a container is recorded.
 pub fn exit_path(dir: &Path, id: &str) -> PathBuf {
     dir.join("containers").join(id).join("exit.json")

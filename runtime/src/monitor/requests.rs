@@ -93,7 +93,15 @@ impl Monitor {
             self.journal.warn(&format!("create {id}: {warning}"));
         }
         let pid = created.pid;
-        let container = self.adopt(create, &spec, log, streams, created)?;
+        let container = match self.adopt(create, &spec, log, streams, created) {
+            Ok(container) => container,
+            Err(why) => {
+                // The delete path is the only rollback; the first failure is the one worth telling.
+                let _ = crate::delete(&self.root, id, true);
+                self.reap();
+                return Err(why);
+            }
+        };
         let key = self.new_key();
         self.containers.insert(key, container);
         self.tell(&Event::Created { id: id.clone() });
@@ -243,7 +251,9 @@ impl Monitor {
             options: Options::default(),
         };
         let started_at = clock::now();
-        let created = crate::exec(&request, &Solo::prove()?)?;
+        let mut created = crate::exec(&request, &Solo::prove()?)?;
+        // One that cannot be executed is a child like any other: it is reaped, and nobody waits for it.
+        created.executed()?;
         for warning in &created.warnings {
             self.journal.warn(&format!("exec in {}: {warning}", exec.id));
         }
