@@ -51,11 +51,12 @@ pub(super) const VERSIONS: [Version; 6] = [
 
 impl Remote {
     /// Waits until a SPDY client has opened the streams that it asked for, which it names by their header `streamtype`.
+    /// Those that it opens later are refused.
     ///
     /// # Errors
     /// When it does not within 30 seconds.
     pub(super) async fn gather(
-        arriving: &mut mpsc::Receiver<Stream>,
+        mut arriving: mpsc::Receiver<Stream>,
         wanted: Streams,
         version: Version,
     ) -> Result<Self> {

@@ -4,7 +4,7 @@
 //! are futures, so that none can be left behind (CVE-2022-23471, CVE-2025-64329).
 
 use super::handshake::{Answer, Spoken, agree, refuse, transport};
-use super::mux;
+use super::mux::{self, KEEPALIVE};
 use super::remote::{self, Remote};
 use super::spdy;
 use super::tokens::{Task, Tokens};
@@ -148,9 +148,9 @@ async fn session(upgrade: OnUpgrade, spoken: Spoken, task: Task) {
 async fn serve(io: TokioIo<Upgraded>, spoken: Spoken, task: Task) -> Result<()> {
     match (spoken, task) {
         (Spoken::SpdyRemote(version), Task::Exec(wanted, work) | Task::Attach(wanted, work)) => {
-            let (mux, mut arriving, transport) = spdy::connect(io);
+            let (mux, arriving, transport) = spdy::connect(io, KEEPALIVE);
             let work = async {
-                match Remote::gather(&mut arriving, wanted, version).await {
+                match Remote::gather(arriving, wanted, version).await {
                     Ok(remote) => remote::run(remote, wanted, work, version.status).await,
                     Err(why) => tracing::debug!(error = %why, "streaming: no session"),
                 }
@@ -163,12 +163,12 @@ async fn serve(io: TokioIo<Upgraded>, spoken: Spoken, task: Task) -> Result<()> 
             mux::serve(&mux, transport, remote::run(remote, wanted, work, protocol.status)).await
         }
         (Spoken::SpdyForward, Task::PortForward(target)) => {
-            let (mux, arriving, transport) = spdy::connect(io);
+            let (mux, arriving, transport) = spdy::connect(io, KEEPALIVE);
             mux::serve(&mux, transport, forward::over_spdy(arriving, &target)).await
         }
         (Spoken::Tunnel, Task::PortForward(target)) => {
             let tunnel = Tunnel::new(websocket::accept(io).await);
-            let (mux, arriving, transport) = spdy::connect(tunnel);
+            let (mux, arriving, transport) = spdy::connect(tunnel, KEEPALIVE);
             mux::serve(&mux, transport, forward::over_spdy(arriving, &target)).await
         }
         (Spoken::Channels(protocol), Task::PortForward(target)) => {

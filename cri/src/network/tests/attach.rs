@@ -107,16 +107,18 @@ fn lost_records_cost_no_link() {
 fn pods_fill_the_range_and_the_next_is_told() {
     house("full", |house| async move {
         let network = house.open().await;
-        let netns = house.pod("all").await;
         for number in 0..253 {
-            // One namespace serves all: only the lease and the pair count here, and the pair needs a free eth0.
             let pod = format!("pod-{number}");
-            network.bridge.attach_until(&pod, &netns, &[], &[]).unwrap();
+            let netns = house.pod(&pod).await;
+            network.attach(&pod, &netns, &[]).await.unwrap();
         }
+        assert_eq!(links().len(), 253);
+        let netns = house.pod("one-more").await;
         let full = network.attach("one-more", &netns, &[]).await.unwrap_err();
         assert_eq!(full.kind(), Kind::Exhausted);
         assert!(full.to_string().contains("no address left in 10.99.0.0/24"), "{full}");
         assert_eq!(network.status().await.used, 253);
+        assert_eq!(links().len(), 253);
         network.detach("pod-7", None).await.unwrap();
         let given = network.attach("one-more", &netns, &[]).await.unwrap();
         assert_eq!(given.ips, ["10.99.0.9".parse::<IpAddr>().unwrap()]);

@@ -2,9 +2,10 @@
 
 use super::frame::{Decoder, Encoder, Frame, INITIAL_WINDOW, Reset};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::streaming::mux::{KEEPALIVE, Mux, Outgoing, Stream};
+use crate::streaming::mux::{Mux, Outgoing, Stream};
 use bytes::BytesMut;
 use std::future::Future;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 
@@ -14,9 +15,11 @@ const BACKLOG: usize = 16;
 const GATHER: usize = 64 << 10;
 
 /// The server's half over `io`: the streams, those that the client opens one after another, and the future that has
-/// to be run for anything to happen. It ends when the client has gone.
+/// to be run for anything to happen. It ends when the client has gone, which a ping after each `keepalive` without
+/// output finds out.
 pub(in crate::streaming) fn connect<T: AsyncRead + AsyncWrite>(
     io: T,
+    keepalive: Duration,
 ) -> (Mux, mpsc::Receiver<Stream>, impl Future<Output = Result<()>>) {
     let (mux, queue) = Mux::new();
     let (opened, arriving) = mpsc::channel(BACKLOG);
@@ -26,7 +29,7 @@ pub(in crate::streaming) fn connect<T: AsyncRead + AsyncWrite>(
     let transport = async move {
         let outcome = tokio::select! {
             ended = incoming.run(reader) => ended,
-            Err(why) = write(writer, queue) => Err(why),
+            Err(why) = write(writer, queue, keepalive) => Err(why),
         };
         streams.drop_all();
         outcome
@@ -108,13 +111,17 @@ impl Incoming {
 
 /// Ends with an error when the client cannot be written to, and not at all otherwise: after `Close` it waits for the
 /// reading half to see the client's end.
-async fn write<T: AsyncWrite>(mut writer: WriteHalf<T>, mut queue: mpsc::Receiver<Outgoing>) -> Result<()> {
+async fn write<T: AsyncWrite>(
+    mut writer: WriteHalf<T>,
+    mut queue: mpsc::Receiver<Outgoing>,
+    keepalive: Duration,
+) -> Result<()> {
     let mut encoder = Encoder::new()?;
     let mut bytes = BytesMut::new();
     let mut pings = (2u32..).step_by(2);
     let (mut last, mut open) = (0, true);
     while open {
-        let mut next = match tokio::time::timeout(KEEPALIVE, queue.recv()).await {
+        let mut next = match tokio::time::timeout(keepalive, queue.recv()).await {
             Ok(first) => first.and_then(frame),
             Err(_) => pings.next().map(Frame::Ping),
         };

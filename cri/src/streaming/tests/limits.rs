@@ -173,3 +173,22 @@ async fn a_shutdown_ends_every_session() {
     assert!(!matches!(soon(client.next()).await, Some(Ok(Message::Binary(_)))));
     assert!(TcpStream::connect(server.address()).await.is_err());
 }
+
+#[tokio::test]
+async fn a_client_that_dies_while_its_input_is_stuck_is_noticed() {
+    // Nothing reads the stream, so nothing is read from the client; only the server's own ping can find out.
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    let (mux, mut arriving, transport) = super::super::spdy::connect(ours, Duration::from_millis(200));
+    let mut client = super::super::spdy::client::Client::new(theirs);
+    let id = client.open(&[("streamtype", "stdin")]).await;
+    for _ in 0..4 {
+        client.data(id, &[b'x'; 32 << 10]).await;
+    }
+    let work = async {
+        let _stream = arriving.recv().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drop(client);
+        std::future::pending().await
+    };
+    assert!(soon(super::super::mux::serve(&mux, transport, work)).await.is_err());
+}

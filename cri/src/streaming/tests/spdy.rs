@@ -131,6 +131,23 @@ async fn pings_are_answered_and_unwanted_streams_refused() {
 }
 
 #[tokio::test]
+async fn streams_beyond_those_asked_for_do_not_stall_the_session() {
+    let server = server().await;
+    let url = server.exec_url(INPUT, |session| echo(session, 0)).unwrap();
+    let mut client = spdy(&url, "v4.channel.k8s.io").await;
+    let [_, stdin, stdout, stderr] = client.open_types(["error", "stdin", "stdout", "stderr"]).await;
+    soon(client.until(|client| client.streams[&stderr].accepted)).await;
+    for _ in 0..600 {
+        let late = client.open(&[("streamtype", "stdin")]).await;
+        soon(client.until(|client| client.streams[&late].reset == Some(3))).await;
+    }
+    client.data(stdin, b"still here").await;
+    client.finish(stdin).await;
+    soon(client.drain()).await;
+    assert_eq!(client.got(stdout), b"still here");
+}
+
+#[tokio::test]
 async fn a_client_that_keeps_windows_is_not_overrun() {
     let server = server().await;
     let size = 200_000;
