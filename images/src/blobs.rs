@@ -74,11 +74,16 @@ impl Blobs {
         }))
     }
 
-    /// Stores a small blob whose content the caller has checked.
+    /// Stores a small blob. Blocking.
     pub(crate) fn put(&self, digest: &Digest, content: &[u8]) -> Result<()> {
         match digest.matches(content) {
             true if self.has(digest, content.len() as u64) => Ok(()),
-            true => disk::replace(&self.path(digest), content),
+            true => {
+                let mut ingest = self.ingest(digest, content.len() as u64)?;
+                ingest.restart()?;
+                ingest.append(content)?;
+                ingest.commit()
+            }
             false => Err(mismatch(digest, None)),
         }
     }
@@ -101,11 +106,8 @@ impl Blobs {
             for entry in std::fs::read_dir(&dir).context(|| format!("read {}", dir.display()))? {
                 let entry = entry.context(|| format!("read {}", dir.display()))?;
                 let name = format!("{}:{}", algorithm.name(), entry.file_name().to_string_lossy());
-                match (name.parse(), entry.metadata()) {
-                    (Ok(digest), Ok(meta)) => found.push((digest, meta.blocks() * 512)),
-                    // A temporary file of `put` whose writer died: nobody writes for as long as this.
-                    (Err(_), Ok(meta)) if is_older(&meta, STALE) => drop(std::fs::remove_file(entry.path())),
-                    _ => {}
+                if let (Ok(digest), Ok(meta)) = (name.parse(), entry.metadata()) {
+                    found.push((digest, meta.blocks() * 512));
                 }
             }
         }
@@ -182,6 +184,13 @@ impl Ingest {
     /// Bytes that are here already: where the download continues.
     pub(crate) fn have(&self) -> u64 {
         self.have
+    }
+
+    /// Forgets what an earlier owner left.
+    fn restart(&mut self) -> Result<()> {
+        self.file.set_len(0).context(|| format!("write blob {}", self.digest))?;
+        self.have = 0;
+        Ok(())
     }
 
     /// Reads the next bytes that an earlier owner left; 0 when there are no more.

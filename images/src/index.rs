@@ -88,12 +88,23 @@ impl<T> Index<T> {
             loaded: RwLock::new(None),
         };
         let held = index.hold()?;
+        index.clear(root)?;
         if !index.path.exists() {
             index.write(&Record { version: VERSION, images: Vec::new() })?;
         }
         drop(held);
         index.load()?;
         Ok(index)
+    }
+
+    /// Removes what a writer that was killed left beside the index; the lock is held, so there is no other writer.
+    fn clear(&self, root: &Path) -> Result<()> {
+        for entry in std::fs::read_dir(root).context(|| format!("read {}", root.display()))?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(".index.json.") {
+                std::fs::remove_file(entry.path()).context(|| format!("remove {}", entry.path().display()))?;
+            }
+        }
+        Ok(())
     }
 
     /// The record and its view, as of now.

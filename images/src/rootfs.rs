@@ -69,12 +69,12 @@ impl Rootfses {
         Paths { upper: below("upper"), work: below("work"), merged: below("merged"), home }
     }
 
-    /// The record of a key; `None` if there is none, also if a crash came before it was written.
+    /// The record of a key; `None` if there is none, if a crash came before it was written, or if a power cut, which
+    /// ends every container, has left it empty.
     pub(crate) fn record(&self, key: &str) -> Result<Option<Record>> {
         let body = disk::read_small(&self.paths(key).home.join("record.json"), 1 << 20)?;
-        let what = || format!("record of rootfs {key}");
-        body.map(|body| serde_json::from_slice(&body).map_err(|why| Error::caused(Kind::Invalid, what(), why)))
-            .transpose()
+        let unreadable = |why: serde_json::Error| tracing::warn!(key, %why, "the record of a rootfs is unreadable");
+        Ok(body.and_then(|body| serde_json::from_slice(&body).map_err(unreadable).ok()))
     }
 
     /// Every key with something on disk.
@@ -118,9 +118,11 @@ impl Rootfses {
     fn create(&self, paths: &Paths, record: &Record) -> Result<()> {
         disk::private_dir(&paths.home)?;
         let body = serde_json::to_vec(record).map_err(|why| Error::caused(Kind::System, "record of a rootfs", why))?;
-        // Replaced atomically, synced with its directory; the directory's own name need not outlive a power cut,
-        // because a container that used it does not either.
-        disk::replace(&paths.home.join("record.json"), &body)
+        // Not synced: a power cut ends the container that it is for, and syncing costs more than mounting.
+        let (temporary, path) = (paths.home.join(".record.json"), paths.home.join("record.json"));
+        let what = || format!("write {}", path.display());
+        std::fs::write(&temporary, body).context(what)?;
+        std::fs::rename(&temporary, &path).context(what)
     }
 
     /// Unmounts and deletes; a missing key is success.

@@ -160,6 +160,8 @@ async fn layers_are_shared_and_collected() {
     store.import(&image("two"), None).await.unwrap();
     let count = |dir: &str| std::fs::read_dir(house.path("store").join(dir)).unwrap().count();
     assert_eq!((count("layers"), count("blobs/sha256")), (3, 7), "the base is kept once");
+    let usage = store.usage().await.unwrap();
+    assert_eq!((usage.inodes, usage.bytes), (7 + 4, (7 + 4) * 4096), "seven blobs, four entries, a block each");
     store.rootfs(&one.id, "c").await.unwrap();
     assert!(store.remove("one:1").await.unwrap());
     assert_eq!((count("layers"), count("blobs/sha256")), (3, 4), "layers under a container stay");

@@ -12,6 +12,7 @@ use crate::unpack::tar::{Archive, Entry, Type};
 use crate::unpack::tree::{self, Attributes, Place, Tree, is_whiteout};
 use crate::unpack::whiteout::{self, Components, Meaning};
 
+const BLOCK: u64 = 4096;
 const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 
 /// How a layer is unpacked.
@@ -27,7 +28,7 @@ pub struct Options {
 /// What unpacking a layer found.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Summary {
-    /// Bytes of file data written, holes left out.
+    /// Bytes that the entries take on disk: data without holes in whole blocks of 4 KiB, a block for each directory.
     pub bytes: u64,
     /// Entries made.
     pub inodes: u64,
@@ -124,6 +125,7 @@ impl Layer {
 
     fn finish_directory(&mut self, entry: &Entry, place: &Place, path: Vec<u8>) -> Result<()> {
         let attributes = attributes(entry)?;
+        self.summary.bytes += BLOCK;
         place.set_owner(&attributes)?;
         set_xattrs(place, entry)?;
         place.set_mode(attributes.mode)?;
@@ -158,7 +160,7 @@ impl Layer {
             other => other,
         }
         .context(|| "create")?;
-        self.summary.bytes += write_data(archive, entry, &mut file)?;
+        self.summary.bytes += write_data(archive, entry, &mut file)?.next_multiple_of(BLOCK);
         let attributes = attributes(entry)?;
         let owner = (rustix::fs::Uid::from_raw(attributes.uid), rustix::fs::Gid::from_raw(attributes.gid));
         rustix::fs::fchown(&file, Some(owner.0), Some(owner.1)).context(|| "chown")?;
