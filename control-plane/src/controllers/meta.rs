@@ -46,14 +46,18 @@ pub(crate) fn is_terminating(meta: &ObjectMeta) -> bool {
 /// Whether `selector` selects an object with these labels. An empty selector selects nothing here: every
 /// workload kind forbids it, and adopting everything by mistake is worse than nothing.
 pub(crate) fn selects(selector: &LabelSelector, labels: Option<&BTreeMap<String, String>>) -> bool {
-    let exact = selector.match_labels.iter().flatten();
-    let rules = selector.match_expressions.iter().flatten();
-    if exact.clone().next().is_none() && rules.clone().next().is_none() {
-        return false;
-    }
+    let is_empty = |n: Option<usize>| n.is_none_or(|n| n == 0);
+    let labelled = !is_empty(selector.match_labels.as_ref().map(BTreeMap::len));
+    (labelled || !is_empty(selector.match_expressions.as_ref().map(Vec::len))) && fits(selector, labels)
+}
+
+/// Whether labels fit a selector; every label fits an empty one (API: `LabelSelector`).
+pub(crate) fn fits(selector: &LabelSelector, labels: Option<&BTreeMap<String, String>>) -> bool {
+    let mut exact = selector.match_labels.iter().flatten();
+    let mut rules = selector.match_expressions.iter().flatten();
     let label = |key: &str| labels.and_then(|labels| labels.get(key));
-    exact.into_iter().all(|(key, value)| label(key) == Some(value))
-        && rules.into_iter().all(|rule| {
+    exact.all(|(key, value)| label(key) == Some(value))
+        && rules.all(|rule| {
             let value = label(&rule.key);
             let listed = || rule.values.iter().flatten().any(|v| Some(v) == value);
             match rule.operator.as_str() {

@@ -3,14 +3,16 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::informer::Key;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 
 /// First delay after a failure; doubles with each.
 const FIRST_RETRY: Duration = Duration::from_millis(5);
@@ -117,7 +119,9 @@ pub(crate) async fn work<F, W>(
         let Some(key) = queue.take() else {
             tokio::select! { () = shutdown.cancelled() => return, () = queue.ready.notified() => continue }
         };
-        let result = sync(key.clone()).await;
+        // A panic over one object must not stop the work on all others.
+        let result = AssertUnwindSafe(async { sync(key.clone()).await }).catch_unwind().await;
+        let result = result.unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the controller panicked")));
         if let Err(error) = &result {
             match error.kind() {
                 Kind::Conflict | Kind::NotFound => {
@@ -167,6 +171,26 @@ mod tests {
         assert_eq!(queue.take(), None);
         tokio::time::sleep(Duration::from_millis(40)).await;
         assert_eq!(queue.take(), Some(key("a")));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure_of_its_key_alone() {
+        let (queue, shutdown) = (Queue::new(), CancellationToken::new());
+        let (seen, mut said) = tokio::sync::mpsc::unbounded_channel();
+        let task = tokio::spawn(work("test", queue.clone(), 1, shutdown.clone(), move |key: Key| {
+            let seen = seen.clone();
+            async move {
+                seen.send(key.name.clone()).expect("open");
+                assert_ne!(key.name, "bad");
+                Ok(())
+            }
+        }));
+        queue.add(key("bad"));
+        queue.add(key("good"));
+        let names = [said.recv().await, said.recv().await, said.recv().await].map(Option::unwrap_or_default);
+        assert_eq!(names, ["bad", "good", "bad"], "and it is tried again");
+        shutdown.cancel();
+        task.await.expect("stops");
     }
 
     #[tokio::test]

@@ -1,23 +1,26 @@
 //! Which nodes a pod can run on, and why not on the others (pure).
 //!
 //! Filters and reasons as upstream's plug-ins NodeUnschedulable, NodeName, TaintToleration, NodeAffinity, NodePorts and
-//! NodeResourcesFit, in this order; the first that refuses a node tells. Not there yet: pod (anti-)affinity, topology
-//! spread, volumes, preemption.
+//! NodeResourcesFit, PodTopologySpread and InterPodAffinity (`around`), in this order; the first that refuses a node
+//! tells. Not there yet: volumes, preemption.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
 
+use super::around::Around;
 use super::snapshot::{Candidate, HostPort, NodeInfo};
 use crate::controllers::nodes::decide::tolerates;
 
 /// Reasons that a node is refused; empty: the pod fits.
-pub(crate) fn refuse(pod: &Candidate, node: &NodeInfo) -> Vec<String> {
+pub(crate) fn refuse(pod: &Candidate, node: &NodeInfo, around: &Around) -> Vec<String> {
     let filters: [fn(&Candidate, &NodeInfo) -> Option<String>; 5] =
         [unschedulable, node_name, taints, affinity, host_ports];
     match filters.iter().find_map(|filter| filter(pod, node)) {
         Some(reason) => vec![reason],
-        None => resources(pod, node),
+        None => Some(resources(pod, node))
+            .filter(|reasons| !reasons.is_empty())
+            .unwrap_or_else(|| around.refuse(node).into_iter().collect()),
     }
 }
 
@@ -43,7 +46,7 @@ fn node_name(pod: &Candidate, node: &NodeInfo) -> Option<String> {
     (wanted != node.name).then(|| "node(s) didn't match the requested node name".to_owned())
 }
 
-fn taints(pod: &Candidate, node: &NodeInfo) -> Option<String> {
+pub(super) fn taints(pod: &Candidate, node: &NodeInfo) -> Option<String> {
     // A node that is not ready counts as tainted at once, before the node controller has written the taint.
     let not_ready = (!node.ready).then(|| implied("node.kubernetes.io/not-ready"));
     let hard = node.taints.iter().filter(|taint| taint.effect == "NoSchedule" || taint.effect == "NoExecute");
@@ -51,7 +54,7 @@ fn taints(pod: &Candidate, node: &NodeInfo) -> Option<String> {
     Some(format!("node(s) had untolerated taint {{{}: {}}}", refused.key, refused.value.as_deref().unwrap_or_default()))
 }
 
-fn affinity(pod: &Candidate, node: &NodeInfo) -> Option<String> {
+pub(super) fn affinity(pod: &Candidate, node: &NodeInfo) -> Option<String> {
     let spec = pod.spec()?;
     let selected = spec.node_selector.iter().flatten().all(|(key, value)| node.labels.get(key) == Some(value));
     let required = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());

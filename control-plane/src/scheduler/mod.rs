@@ -9,6 +9,7 @@
 //! One task owns the state; it is driven by watches, never by polling. A pod's binding is on its way within the same
 //! wake-up in which its creation was seen.
 
+mod around;
 mod filters;
 mod queue;
 mod scores;
@@ -21,7 +22,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -77,27 +78,31 @@ struct Loop {
 impl Loop {
     async fn run(mut self, shutdown: &CancellationToken) {
         while !shutdown.is_cancelled() {
-            let (nodes, pods) = tokio::select! {
+            let watches = tokio::select! {
                 () = shutdown.cancelled() => return,
-                both = self.watch_both() => both,
+                watches = self.watch_all() => watches,
             };
-            self.follow(nodes, pods, shutdown).await;
+            self.follow(watches, shutdown).await;
         }
     }
 
-    /// Starts both watches and takes in what is there, nodes first.
-    async fn watch_both(&mut self) -> (Watch, Watch) {
+    /// Starts all watches and takes in what is there, pods last.
+    async fn watch_all(&mut self) -> [Watch; 3] {
         loop {
             let options = ListOptions::default();
-            let both = async {
-                let nodes = self.hands.client.watch("nodes", "", &options).await?;
-                Ok::<_, crate::Error>((nodes, self.hands.client.watch("pods", "", &options).await?))
-            };
-            match both.await {
-                Ok((mut nodes, mut pods)) => {
+            let client = &self.hands.client;
+            let all = tokio::try_join!(
+                client.watch("namespaces", "", &options),
+                client.watch("nodes", "", &options),
+                client.watch("pods", "", &options),
+            );
+            match all {
+                Ok((mut namespaces, mut nodes, mut pods)) => {
+                    let items = std::mem::take(&mut namespaces.items);
+                    items.into_iter().for_each(|item| self.namespace(WatchEvent::Added(item)));
                     self.reset_nodes(&std::mem::take(&mut nodes.items));
                     self.reset_pods(&std::mem::take(&mut pods.items));
-                    return (nodes, pods);
+                    return [namespaces, nodes, pods];
                 }
                 Err(error) => tracing::warn!(error = %error.chain(), "the scheduler cannot watch; trying again"),
             }
@@ -106,7 +111,8 @@ impl Loop {
     }
 
     /// Until a watch ends.
-    async fn follow(&mut self, mut nodes: Watch, mut pods: Watch, shutdown: &CancellationToken) {
+    async fn follow(&mut self, watches: [Watch; 3], shutdown: &CancellationToken) {
+        let [mut namespaces, mut nodes, mut pods] = watches;
         loop {
             let now = Instant::now();
             while let Some(verdict) = self.state.next(now) {
@@ -120,6 +126,10 @@ impl Loop {
                 Some(_) = self.hands.tasks.join_next() => {}
                 event = pods.next() => match event {
                     Some(Ok(event)) => self.pod(event),
+                    _ => return,
+                },
+                event = namespaces.next() => match event {
+                    Some(Ok(event)) => self.namespace(event),
                     _ => return,
                 },
                 event = nodes.next() => match event {
@@ -159,6 +169,20 @@ impl Loop {
             }
             WatchEvent::Deleted(pod) => {
                 self.state.pod_gone(pod["metadata"]["uid"].as_str().unwrap_or_default(), Instant::now());
+            }
+            WatchEvent::Bookmark(_) => {}
+        }
+    }
+
+    fn namespace(&mut self, event: WatchEvent) {
+        match event {
+            WatchEvent::Added(namespace) | WatchEvent::Modified(namespace) => {
+                if let Some(namespace) = view::<Namespace>(&namespace) {
+                    self.state.namespace_put(&namespace, Instant::now());
+                }
+            }
+            WatchEvent::Deleted(namespace) => {
+                self.state.namespace_gone(namespace["metadata"]["name"].as_str().unwrap_or_default());
             }
             WatchEvent::Bookmark(_) => {}
         }

@@ -78,6 +78,11 @@ impl Waiting {
         self.pods.contains_key(uid)
     }
 
+    /// Whether a pod waits whose place depends on other pods.
+    pub(super) fn looks_around(&self) -> bool {
+        self.pods.values().any(|entry| entry.candidate.looks_around())
+    }
+
     pub(super) fn uids(&self) -> impl Iterator<Item = String> {
         self.pods.keys().cloned()
     }

@@ -1,21 +1,27 @@
 //! Which of the nodes that a pod fits on is best (pure).
 //!
 //! Each score is 0 to 100 a node; the sum is weighted as upstream's defaults: least allocated 1, balanced 1, preferred
-//! node affinity 2, PreferNoSchedule taints 3, images that are there already 1.
+//! node affinity 2, PreferNoSchedule taints 3, preferred neighbours 2, even spread 2, images that are there already 1.
 
+use super::around::Around;
 use super::filters::matches;
 use super::snapshot::{Candidate, NodeInfo};
 use crate::controllers::nodes::decide::tolerates;
 
 /// The best node: the highest score, then the fewest pods, then the first name.
-pub(crate) fn best<'a>(pod: &Candidate, nodes: &[&'a NodeInfo]) -> Option<&'a NodeInfo> {
+pub(crate) fn best<'a>(pod: &Candidate, nodes: &[&'a NodeInfo], around: &Around) -> Option<&'a NodeInfo> {
     let affinity = normal(nodes.iter().map(|node| preferred(pod, node)).collect());
     let taints = normal(nodes.iter().map(|node| soft_taints(pod, node)).collect());
+    let near: Vec<i64> = nodes.iter().map(|node| around.worth(node)).collect();
+    let least = near.iter().copied().min().unwrap_or(0);
+    let near = normal(near.into_iter().map(|worth| worth - least).collect());
+    let crowd = normal(nodes.iter().map(|node| around.crowd(node)).collect());
     let score = |at: usize, node: &NodeInfo| {
         let (cpu, memory) = (used(pod, node, "cpu"), used(pod, node, "memory"));
         let free = 100.0 * (1.0 - (cpu + memory) / 2.0);
         let balance = 100.0 * (1.0 - (cpu - memory).abs() / 2.0);
-        free as i64 + balance as i64 + 2 * affinity[at] + 3 * (100 - taints[at]) + images(pod, node)
+        free as i64 + balance as i64 + 2 * affinity[at] + 3 * (100 - taints[at]) + 2 * near[at] - 2 * crowd[at]
+            + images(pod, node)
     };
     let ranked = nodes.iter().enumerate().map(|(at, node)| (score(at, node), *node));
     let best = ranked.max_by(|(a, x), (b, y)| {

@@ -1,9 +1,9 @@
 //! What the scheduler knows: nodes with what they offer and what is taken, pods with what they ask for (pure).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec, Taint};
+use k8s_openapi::api::core::v1::{Container, Node, Pod, PodAffinityTerm, PodSpec, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
 use crate::controllers::informer::Key;
@@ -135,7 +135,8 @@ pub(crate) struct NodeInfo {
     pub(crate) images: HashMap<String, i64>,
     pub(crate) taken: Resources,
     pub(crate) weight: Resources,
-    pub(crate) pods: HashSet<String>,
+    /// By uid.
+    pub(crate) pods: HashMap<String, Arc<Resident>>,
     pub(crate) ports: Vec<HostPort>,
     /// There is no such node (any more); only pods that name it.
     pub(crate) gone: bool,
@@ -172,21 +173,46 @@ impl NodeInfo {
         differs
     }
 
-    pub(crate) fn place(&mut self, uid: &str, demand: &Demand) {
-        if self.pods.insert(uid.to_owned()) {
-            self.taken.add(&demand.request);
-            self.weight.add(&demand.weight);
-            self.ports.extend(demand.ports.iter().cloned());
+    pub(crate) fn place(&mut self, uid: &str, resident: &Arc<Resident>) {
+        if self.pods.insert(uid.to_owned(), resident.clone()).is_none() {
+            self.taken.add(&resident.demand.request);
+            self.weight.add(&resident.demand.weight);
+            self.ports.extend(resident.demand.ports.iter().cloned());
         }
     }
 
-    pub(crate) fn remove(&mut self, uid: &str, demand: &Demand) {
-        if self.pods.remove(uid) {
-            self.taken.subtract(&demand.request);
-            self.weight.subtract(&demand.weight);
-            for port in &demand.ports {
-                self.ports.iter().position(|p| p == port).map(|at| self.ports.swap_remove(at));
-            }
+    pub(crate) fn remove(&mut self, uid: &str) {
+        let Some(resident) = self.pods.remove(uid) else { return };
+        self.taken.subtract(&resident.demand.request);
+        self.weight.subtract(&resident.demand.weight);
+        for port in &resident.demand.ports {
+            self.ports.iter().position(|p| p == port).map(|at| self.ports.swap_remove(at));
+        }
+    }
+}
+
+/// A pod on a node, as far as others care.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Resident {
+    pub(crate) namespace: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) demand: Demand,
+    /// Its required anti-affinity: whom it does not want near.
+    pub(crate) anti_affinity: Vec<PodAffinityTerm>,
+    pub(crate) terminating: bool,
+}
+
+impl Resident {
+    pub(crate) fn of(pod: &Pod) -> Resident {
+        let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
+        let anti = affinity.and_then(|affinity| affinity.pod_anti_affinity.as_ref());
+        let required = anti.and_then(|anti| anti.required_during_scheduling_ignored_during_execution.clone());
+        Resident {
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            labels: pod.metadata.labels.clone().unwrap_or_default(),
+            demand: Demand::of(pod),
+            anti_affinity: required.unwrap_or_default(),
+            terminating: pod.metadata.deletion_timestamp.is_some(),
         }
     }
 }
@@ -208,6 +234,19 @@ impl Candidate {
 
     pub(crate) fn spec(&self) -> Option<&PodSpec> {
         self.pod.spec.as_ref()
+    }
+
+    pub(crate) fn labels(&self) -> BTreeMap<String, String> {
+        self.pod.metadata.labels.clone().unwrap_or_default()
+    }
+
+    /// Whether where it may go depends on other pods.
+    pub(crate) fn looks_around(&self) -> bool {
+        self.spec().is_some_and(|spec| {
+            let affinity = spec.affinity.as_ref();
+            affinity.is_some_and(|a| a.pod_affinity.is_some() || a.pod_anti_affinity.is_some())
+                || spec.topology_spread_constraints.as_ref().is_some_and(|list| !list.is_empty())
+        })
     }
 
     pub(crate) fn priority(&self) -> i32 {

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 
+use super::around::{Around, Namespaces};
 use super::queue::Waiting;
-use super::snapshot::{Candidate, Demand, NodeInfo};
+use super::snapshot::{Candidate, NodeInfo, Resident};
 use super::{filters, scores};
 use crate::controllers::meta::{is_finished, is_terminating};
 
@@ -26,7 +27,8 @@ pub(super) enum Verdict {
 #[derive(Default)]
 pub(super) struct State {
     nodes: BTreeMap<String, NodeInfo>,
-    placed: HashMap<String, (String, Demand)>,
+    placed: HashMap<String, (String, Arc<Resident>)>,
+    namespaces: Namespaces,
     waiting: Waiting,
     name: String,
 }
@@ -62,6 +64,18 @@ impl State {
         }
     }
 
+    pub(super) fn namespace_put(&mut self, namespace: &Namespace, now: Instant) {
+        let name = namespace.metadata.name.clone().unwrap_or_default();
+        let labels = namespace.metadata.labels.clone().unwrap_or_default();
+        if self.namespaces.insert(name, labels.clone()).is_none_or(|was| was != labels) && self.waiting.looks_around() {
+            self.waiting.wake_all(now);
+        }
+    }
+
+    pub(super) fn namespace_gone(&mut self, name: &str) {
+        self.namespaces.remove(name);
+    }
+
     pub(super) fn node_names(&self) -> Vec<String> {
         self.nodes.values().filter(|node| !node.gone).map(|node| node.name.clone()).collect()
     }
@@ -75,9 +89,14 @@ impl State {
         match spec.and_then(|spec| spec.node_name.clone()).filter(|node| !node.is_empty()) {
             Some(node) => {
                 self.waiting.remove(&uid);
-                if self.placed.get(&uid).is_none_or(|(at, _)| *at != node) {
-                    self.take_back(&uid);
-                    self.place(&uid, &node, Demand::of(&pod));
+                let resident = Arc::new(Resident::of(&pod));
+                if self.placed.get(&uid).is_some_and(|(at, was)| *at == node && *was == resident) {
+                    return;
+                }
+                self.take_back(&uid);
+                self.place(&uid, &node, resident);
+                if self.waiting.looks_around() {
+                    self.waiting.wake_all(now);
                 }
             }
             None if is_terminating(&pod.metadata) || !self.is_ours(&pod) => self.pod_gone(&uid, now),
@@ -102,17 +121,18 @@ impl State {
         let pod = self.waiting.next()?;
         let nodes: Vec<&NodeInfo> = self.nodes.values().filter(|node| !node.gone).collect();
         let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+        let around = Around::of(&pod, &nodes, &self.namespaces);
         let mut fitting = Vec::new();
         for node in &nodes {
-            let refused = filters::refuse(&pod, node);
+            let refused = filters::refuse(&pod, node, &around);
             if refused.is_empty() {
                 fitting.push(*node);
             }
             refused.into_iter().for_each(|reason| *reasons.entry(reason).or_default() += 1);
         }
-        match scores::best(&pod, &fitting).map(|node| node.name.clone()) {
+        match scores::best(&pod, &fitting, &around).map(|node| node.name.clone()) {
             Some(node) => {
-                self.place(&pod.uid, &node, pod.demand.clone());
+                self.place(&pod.uid, &node, Arc::new(Resident::of(&pod.pod)));
                 Some(Verdict::Bind(pod, node))
             }
             None => {
@@ -142,20 +162,20 @@ impl State {
         !gated && spec.scheduler_name.as_deref().is_none_or(|name| name == self.name || name.is_empty())
     }
 
-    fn place(&mut self, uid: &str, node: &str, demand: Demand) {
+    fn place(&mut self, uid: &str, node: &str, resident: Arc<Resident>) {
         let info = self.nodes.entry(node.to_owned()).or_insert_with(|| NodeInfo {
             name: node.to_owned(),
             gone: true,
             ..NodeInfo::default()
         });
-        info.place(uid, &demand);
-        self.placed.insert(uid.to_owned(), (node.to_owned(), demand));
+        info.place(uid, &resident);
+        self.placed.insert(uid.to_owned(), (node.to_owned(), resident));
     }
 
     fn take_back(&mut self, uid: &str) -> bool {
-        let Some((node, demand)) = self.placed.remove(uid) else { return false };
+        let Some((node, _)) = self.placed.remove(uid) else { return false };
         if let Some(info) = self.nodes.get_mut(&node) {
-            info.remove(uid, &demand);
+            info.remove(uid);
             if info.gone && info.pods.is_empty() {
                 self.nodes.remove(&node);
             }

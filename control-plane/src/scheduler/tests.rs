@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::snapshot::{Demand, NodeInfo};
+use super::around::Around;
+use super::snapshot::{Demand, NodeInfo, Resident};
 use super::*;
 
 /// A ready node of 4 CPUs, 8 GiB and 10 pods, changed by a merge patch.
@@ -36,7 +37,7 @@ fn asks(requests: Value) -> Value {
 fn refusal(spec: Value, change: Value) -> String {
     let mut info = NodeInfo::default();
     info.update(&node("n1", change));
-    filters::refuse(&Candidate::new(pod("p", spec)), &info).join("; ")
+    filters::refuse(&Candidate::new(pod("p", spec)), &info, &Around::default()).join("; ")
 }
 
 #[test]
@@ -93,14 +94,15 @@ fn host_ports_clash_by_protocol_and_address() {
     let mut info = NodeInfo::default();
     info.update(&node("n1", json!({})));
     let first = pod("first", with(json!({"containerPort": 80, "hostPort": 80, "hostIP": "10.0.0.1"})));
-    info.place("first", &Demand::of(&first));
-    let clash = |port: Value| !filters::refuse(&Candidate::new(pod("p", with(port))), &info).is_empty();
+    info.place("first", &Arc::new(Resident::of(&first)));
+    let clash =
+        |port: Value| !filters::refuse(&Candidate::new(pod("p", with(port))), &info, &Around::default()).is_empty();
     assert!(clash(json!({"containerPort": 1, "hostPort": 80})));
     assert!(clash(json!({"containerPort": 1, "hostPort": 80, "hostIP": "10.0.0.1"})));
     assert!(!clash(json!({"containerPort": 1, "hostPort": 80, "hostIP": "10.0.0.2"})));
     assert!(!clash(json!({"containerPort": 1, "hostPort": 80, "protocol": "UDP"})));
     assert!(!clash(json!({"containerPort": 80})));
-    info.remove("first", &Demand::of(&first));
+    info.remove("first");
     assert!(info.ports.is_empty());
 }
 
@@ -156,6 +158,128 @@ impl Bench {
         }
         told
     }
+}
+
+/// A pod with labels `app=...` in a namespace.
+fn labelled(name: &str, app: &str, namespace: &str, spec: Value) -> Arc<Pod> {
+    let mut pod = Pod::clone(&pod(name, spec));
+    pod.metadata.labels = Some([("app".to_owned(), app.to_owned())].into());
+    pod.metadata.namespace = Some(namespace.to_owned());
+    Arc::new(pod)
+}
+
+fn zones() -> [Node; 4] {
+    let at = |name: &str, zone: &str| node(name, json!({"metadata": {"labels": {"zone": zone, "host": name}}}));
+    [at("a1", "a"), at("a2", "a"), at("b1", "b"), node("none", json!({"status": {"allocatable": {"pods": "0"}}}))]
+}
+
+fn term(key: &str, app: &str) -> Value {
+    json!({"topologyKey": key, "labelSelector": {"matchLabels": {"app": app}}})
+}
+
+fn required(kind: &str, term: Value) -> Value {
+    json!({"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}})
+}
+
+#[test]
+fn anti_affinity_keeps_pods_apart_both_ways() {
+    let mut bench = Bench::new(&zones());
+    let apart = required("podAntiAffinity", term("host", "db"));
+    for n in 0..4 {
+        bench.pod(labelled(&format!("db{n}"), "db", "d", apart.clone()));
+    }
+    let told = bench.verdicts();
+    assert_eq!(told[..3], ["db0 -> a1", "db1 -> a2", "db2 -> b1"]);
+    let why = "0/4 nodes are available: 1 Too many pods, 3 node(s) didn't match pod anti-affinity rules.";
+    assert_eq!(told[3], format!("db3: {why}"));
+    // One that has no rule itself is kept out by those who have.
+    bench.pod(labelled("plain", "db", "d", json!({})));
+    assert!(bench.verdicts()[0].contains("3 node(s) didn't satisfy existing pods anti-affinity rules"));
+    bench.pod(labelled("elsewhere", "db", "other", json!({})));
+    assert_eq!(bench.verdicts(), ["elsewhere -> a1"], "rules are about the pod's own namespace");
+    bench.later(2);
+    bench.state.pod_gone("db1", bench.now);
+    assert_eq!(bench.verdicts()[0], "db3 -> a2");
+}
+
+#[test]
+fn affinity_brings_pods_together() {
+    let mut bench = Bench::new(&zones());
+    bench.pod(labelled("lone", "x", "d", required("podAffinity", term("zone", "web"))));
+    let why = "0/4 nodes are available: 1 Too many pods, 3 node(s) didn't match pod affinity rules.";
+    assert_eq!(bench.verdicts(), [format!("lone: {why}")]);
+    bench.later(1);
+    let web = labelled("web", "web", "d", json!({"nodeName": "b1"}));
+    bench.pod(web);
+    assert_eq!(bench.verdicts(), ["lone -> b1"], "the zone of the pod it wants, as soon as that is there");
+    bench.pod(labelled("first", "self", "d", required("podAffinity", term("zone", "self"))));
+    assert_eq!(bench.verdicts(), ["first -> a1"], "the first of its kind may start anywhere with the key");
+    bench.pod(labelled("second", "self", "d", required("podAffinity", term("zone", "self"))));
+    assert_eq!(bench.verdicts(), ["second -> a2"]);
+}
+
+#[test]
+fn namespaces_of_a_term_are_named_or_selected() {
+    let mut bench = Bench::new(&zones());
+    let namespace = json!({"metadata": {"name": "prod", "labels": {"env": "prod"}}});
+    bench.state.namespace_put(&serde_json::from_value(namespace).expect("namespace"), bench.now);
+    bench.pod(labelled("web", "web", "prod", json!({"nodeName": "b1"})));
+    for (n, (extra, expect)) in [
+        (json!({"namespaces": ["prod"]}), true),
+        (json!({"namespaces": ["test"]}), false),
+        (json!({"namespaceSelector": {}}), true),
+        (json!({"namespaceSelector": {"matchLabels": {"env": "prod"}}}), true),
+        (json!({"namespaceSelector": {"matchLabels": {"env": "test"}}}), false),
+        (json!({}), false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut wanted = term("zone", "web");
+        json_patch::merge(&mut wanted, &extra);
+        bench.pod(labelled(&format!("p{n}"), "x", "d", required("podAffinity", wanted)));
+        assert_eq!(bench.verdicts()[0].ends_with("-> b1"), expect, "{extra}");
+    }
+}
+
+#[test]
+fn spread_constraints_bound_the_skew() {
+    let spread = |when: &str| {
+        let constraint = json!({
+            "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": when, "labelSelector": {"matchLabels": {"app": "web"}},
+        });
+        json!({"topologySpreadConstraints": [constraint]})
+    };
+    let mut bench = Bench::new(&zones());
+    for n in 0..6 {
+        bench.pod(labelled(&format!("w{n}"), "web", "d", spread("DoNotSchedule")));
+    }
+    let told = bench.verdicts();
+    let in_b = told.iter().filter(|line| line.ends_with("b1")).count();
+    assert_eq!(in_b, 3, "three in each zone, though zone a has two nodes: {told:?}");
+    let big = json!({"metadata": {"labels": {"zone": "b", "host": "b1"}}, "status": {"allocatable": {"pods": "3"}}});
+    bench.state.node_put(&node("b1", big), bench.now);
+    bench.pod(labelled("w6", "web", "d", spread("DoNotSchedule")));
+    assert!(bench.verdicts()[0].contains("-> a"), "a skew of one is allowed");
+    bench.pod(labelled("w7", "web", "d", spread("DoNotSchedule")));
+    let why = "0/4 nodes are available: 2 Too many pods, 2 node(s) didn't match pod topology spread constraints.";
+    assert_eq!(bench.verdicts(), [format!("w7: {why}")]);
+    bench.pod(labelled("w8", "web", "d", spread("ScheduleAnyway")));
+    assert!(bench.verdicts()[0].contains("-> a"), "a wish is no law");
+}
+
+#[test]
+fn preferred_neighbours_weigh() {
+    let mut bench = Bench::new(&zones());
+    bench.pod(labelled("web", "web", "d", json!({"nodeName": "b1"})));
+    let wish = |kind: &str| {
+        let term = json!({"weight": 100, "podAffinityTerm": term("zone", "web")});
+        json!({"affinity": {kind: {"preferredDuringSchedulingIgnoredDuringExecution": [term]}}})
+    };
+    bench.pod(labelled("near", "x", "d", wish("podAffinity")));
+    assert_eq!(bench.verdicts(), ["near -> b1"]);
+    bench.pod(labelled("far", "x", "d", wish("podAntiAffinity")));
+    assert_eq!(bench.verdicts(), ["far -> a1"]);
 }
 
 fn bound(name: &str, node: &str, spec: Value) -> Arc<Pod> {

@@ -19,8 +19,10 @@ use super::{Change, Committed, Error, Expect, Kind, Op, Options, Result};
 
 /// Commits that share one fsync, at most.
 const BATCH: usize = 1024;
-/// How often expiry is looked at.
+/// How often expiry is looked at while anything expires.
 const TICK: Duration = Duration::from_secs(1);
+/// How often the age of history is looked at.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// A commit that waits, and where its answer goes.
 pub(super) struct Request {
@@ -83,7 +85,8 @@ impl Writer {
     /// Serves until every `Store` is gone.
     pub(super) fn run(mut self, requests: &Receiver<Request>) {
         loop {
-            let mut batch = match requests.recv_timeout(TICK) {
+            let wait = if self.expiring.is_empty() { IDLE } else { TICK };
+            let mut batch = match requests.recv_timeout(wait) {
                 Ok(first) => vec![first],
                 Err(RecvTimeoutError::Timeout) => Vec::new(),
                 Err(RecvTimeoutError::Disconnected) => break,
