@@ -54,7 +54,8 @@ pub(crate) fn client_config(
         .with_root_certificates(store);
     let mut config = match client {
         Some((certificate, key)) => {
-            let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| Error::config("read the client key").because(e))?;
+            let key =
+                PrivateKeyDer::from_pem_slice(key).map_err(|e| Error::config("read the client key").because(e))?;
             builder
                 .with_client_auth_cert(certificates(certificate, "the client certificate")?, key)
                 .map_err(|e| Error::config("use the client certificate").because(e))?

@@ -155,9 +155,9 @@ fn detect(mount: &Path) -> Tree {
         names.iter().map(|n| mount.join(n)).find(|p| p.is_dir()).or_else(|| {
             // Mounted together under a name such as "cpu,cpuacct".
             let entries = fs::read_dir(mount).into_iter().flatten().flatten();
-            entries.map(|e| e.path()).find(|p| {
-                p.file_name().is_some_and(|f| f.to_string_lossy().split(',').any(|part| part == name))
-            })
+            entries
+                .map(|e| e.path())
+                .find(|p| p.file_name().is_some_and(|f| f.to_string_lossy().split(',').any(|part| part == name)))
         })
     };
     Tree::V1 { cpu: find("cpu", &["cpu"]), memory: find("memory", &["memory"]), pids: find("pids", &["pids"]) }
@@ -216,7 +216,12 @@ fn enable_controllers(root: &Path, group: &str) -> Result<()> {
 
 /// A file that the kernel does not offer is a limit that cannot be had: said, not fatal.
 fn write(file: &Path, value: &str) -> Result<()> {
-    match fs::OpenOptions::new().write(true).truncate(true).open(file).and_then(|mut f| io::Write::write_all(&mut f, value.as_bytes())) {
+    match fs::OpenOptions::new()
+        .write(true)
+        .truncate(true)
+        .open(file)
+        .and_then(|mut f| io::Write::write_all(&mut f, value.as_bytes()))
+    {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             tracing::debug!(file = %file.display(), "this kernel has no such cgroup file");
             Ok(())

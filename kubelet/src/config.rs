@@ -146,8 +146,7 @@ impl Config {
     /// `Kind::Config` naming the field that does not fit.
     pub fn check(mut self) -> Result<Self> {
         if self.node_name.is_empty() {
-            let name = nix::unistd::gethostname()
-                .map_err(|e| Error::config("read the host name").because(e))?;
+            let name = nix::unistd::gethostname().map_err(|e| Error::config("read the host name").because(e))?;
             self.node_name = name.to_string_lossy().to_lowercase();
         }
         if self.serving_cert.is_some() != self.serving_key.is_some() {
@@ -180,22 +179,14 @@ mod tests {
 
     #[test]
     fn a_certificate_without_a_key_is_refused() {
-        let config = Config {
-            serving_cert: Some("/x".into()),
-            static_pod_dir: Some("/y".into()),
-            ..Config::default()
-        };
+        let config = Config { serving_cert: Some("/x".into()), static_pod_dir: Some("/y".into()), ..Config::default() };
         assert!(config.check().unwrap_err().to_string().contains("serving_key"));
     }
 
     #[test]
     fn cgroup_roots_cannot_climb() {
         for root in ["a/b", "/a/../b"] {
-            let config = Config {
-                cgroup_root: root.into(),
-                static_pod_dir: Some("/y".into()),
-                ..Config::default()
-            };
+            let config = Config { cgroup_root: root.into(), static_pod_dir: Some("/y".into()), ..Config::default() };
             assert!(config.check().is_err(), "{root}");
         }
     }

@@ -40,7 +40,11 @@ fn with<T>(message: T, deadline: Duration) -> Request<T> {
     request
 }
 
-async fn call<T>(what: &str, deadline: Duration, answer: impl Future<Output = Result<Response<T>, Status>>) -> Result<T> {
+async fn call<T>(
+    what: &str,
+    deadline: Duration,
+    answer: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T> {
     match tokio::time::timeout(deadline, answer).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(explain(what, &status)),
@@ -119,7 +123,8 @@ impl Cri {
 
     pub(crate) async fn remove_sandbox(&self, id: &str) -> Result<()> {
         let request = with(cri::RemovePodSandboxRequest { pod_sandbox_id: id.into() }, SLOW);
-        let answer = call(&format!("remove sandbox {id}"), SLOW, self.runtime.clone().remove_pod_sandbox(request)).await;
+        let answer =
+            call(&format!("remove sandbox {id}"), SLOW, self.runtime.clone().remove_pod_sandbox(request)).await;
         gone_is_fine(answer.map(drop))
     }
 
@@ -147,7 +152,9 @@ impl Cri {
         let deadline = SLOW + Duration::from_secs(u64::try_from(grace).unwrap_or(0));
         let request = cri::StopContainerRequest { container_id: id.into(), timeout: grace };
         let what = format!("stop container {id}");
-        gone_is_fine(call(&what, deadline, self.runtime.clone().stop_container(with(request, deadline))).await.map(drop))
+        gone_is_fine(
+            call(&what, deadline, self.runtime.clone().stop_container(with(request, deadline))).await.map(drop),
+        )
     }
 
     pub(crate) async fn remove_container(&self, id: &str) -> Result<()> {

@@ -149,13 +149,8 @@ async fn round(shared: &Arc<Shared>, pods: &Pods) -> Result<()> {
             tracing::warn!(%why, "cannot remove a pod that is gone");
         }
     }
-    let alive: HashSet<String> = shared
-        .cri
-        .sandboxes(&[])
-        .await?
-        .iter()
-        .filter_map(|s| s.labels.get(labels::POD_UID).cloned())
-        .collect();
+    let alive: HashSet<String> =
+        shared.cri.sandboxes(&[]).await?.iter().filter_map(|s| s.labels.get(labels::POD_UID).cloned()).collect();
     let (shared, pods) = (shared.clone(), pods.clone());
     let swept = tokio::task::spawn_blocking(move || directories(&shared, &pods, &alive));
     swept.await.map_err(|e| crate::Error::io("sweep directories", e))
@@ -180,7 +175,9 @@ fn directories(shared: &Shared, pods: &Pods, alive: &HashSet<String>) {
         // Other kubelets may share the directory: only what is shaped like a pod's and old enough goes.
         let path = shared.config.pod_logs_dir.join(&name);
         let age = std::fs::metadata(&path).and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
-        if name.matches('_').count() == 2 && gone(uid) && age.is_some_and(|a| a > OLD_LOGS)
+        if name.matches('_').count() == 2
+            && gone(uid)
+            && age.is_some_and(|a| a > OLD_LOGS)
             && let Err(why) = std::fs::remove_dir_all(&path)
         {
             tracing::warn!(path = %path.display(), %why, "cannot remove old logs");
@@ -217,7 +214,12 @@ mod tests {
     #[test]
     fn the_newest_dead_stay_and_strangers_go() {
         use ContainerState::{ContainerExited as Exited, ContainerRunning as Running};
-        let sandboxes = [sandbox("s0", "u", 1, false), sandbox("s1", "u", 2, true), sandbox("x", "gone", 1, true), sandbox("mine", "", 1, true)];
+        let sandboxes = [
+            sandbox("s0", "u", 1, false),
+            sandbox("s1", "u", 2, true),
+            sandbox("x", "gone", 1, true),
+            sandbox("mine", "", 1, true),
+        ];
         let containers = [
             container("c0", "u", "s0", 1, Exited),
             container("c1", "u", "s1", 2, Exited),

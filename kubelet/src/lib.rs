@@ -36,6 +36,8 @@ mod source;
 #[cfg(test)]
 mod testing;
 mod volumes;
+#[cfg(test)]
+mod wire;
 
 pub use config::{Config, TaintConfig};
 pub use error::{Error, Kind, Result};

@@ -101,11 +101,7 @@ pub(crate) fn is_finished(pod: &Pod) -> bool {
 
 /// Seconds that the containers are given to stop.
 pub(crate) fn grace(pod: &Pod) -> i64 {
-    pod.metadata
-        .deletion_grace_period_seconds
-        .or(spec(pod).termination_grace_period_seconds)
-        .unwrap_or(30)
-        .max(0)
+    pod.metadata.deletion_grace_period_seconds.or(spec(pod).termination_grace_period_seconds).unwrap_or(30).max(0)
 }
 
 /// The security context of `container`; an absent one is all defaults.

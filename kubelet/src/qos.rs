@@ -196,15 +196,24 @@ mod tests {
         let c = container(pod, Role::Main, &pod::spec(pod).containers[0], 1 << 30);
         format!(
             "{} pod shares={} quota={:?} memory={:?} | shares={} quota={} memory={} oom={}",
-            class(pod).as_str(), l.shares, l.quota, l.memory,
-            c.cpu_shares, c.cpu_quota, c.memory_limit_in_bytes, c.oom_score_adj
+            class(pod).as_str(),
+            l.shares,
+            l.quota,
+            l.memory,
+            c.cpu_shares,
+            c.cpu_quota,
+            c.memory_limit_in_bytes,
+            c.oom_score_adj
         )
     }
 
     #[test]
     fn classes_and_their_numbers() {
         let table = [
-            (serde_json::json!({}), "BestEffort pod shares=2 quota=None memory=None | shares=2 quota=0 memory=0 oom=1000"),
+            (
+                serde_json::json!({}),
+                "BestEffort pod shares=2 quota=None memory=None | shares=2 quota=0 memory=0 oom=1000",
+            ),
             (
                 serde_json::json!({"limits": {"cpu": "500m", "memory": "64Mi"}}),
                 "Guaranteed pod shares=512 quota=Some(50000) memory=Some(67108864) | shares=512 quota=50000 memory=67108864 oom=-997",

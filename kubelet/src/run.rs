@@ -181,4 +181,3 @@ async fn from_files(dir: std::path::PathBuf, node: String, send: mpsc::Sender<(S
     };
     tokio::join!(watching, pass_on);
 }
-

@@ -1,7 +1,7 @@
 //! What every part of one running kubelet shares: its configuration, its connections, its clock, and the
 //! facts of the node.
 
-use std::sync::{Arc, RwLock, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use k8s_openapi::api::core::v1::Service;
 use tokio::sync::{Semaphore, watch};

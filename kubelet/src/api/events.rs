@@ -52,7 +52,14 @@ impl Recorder {
     }
 
     /// About a pod, or about one of its containers.
-    pub(crate) fn pod(&self, about: &Pod, container: Option<&str>, severity: Severity, reason: &'static str, message: String) {
+    pub(crate) fn pod(
+        &self,
+        about: &Pod,
+        container: Option<&str>,
+        severity: Severity,
+        reason: &'static str,
+        message: String,
+    ) {
         let mut reference = json!({
             "kind": "Pod", "apiVersion": "v1", "namespace": pod::namespace(about), "name": pod::name(about),
             "uid": pod::uid(about),

@@ -86,7 +86,8 @@ impl Api {
         let answer = request.timeout(DEADLINE).send().await.map_err(|e| unavailable(&what, e))?;
         let answer = check(&what, answer).await?;
         let body = answer.bytes().await.map_err(|e| unavailable(&what, e))?;
-        serde_json::from_slice(&body).map_err(|e| Error::new(Kind::Unavailable, format!("{what}: read the answer")).because(e))
+        serde_json::from_slice(&body)
+            .map_err(|e| Error::new(Kind::Unavailable, format!("{what}: read the answer")).because(e))
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {

@@ -120,8 +120,7 @@ async fn list(api: &Api, target: &Target, changes: &mpsc::Sender<Change>) -> Res
 
 async fn watch(api: &Api, target: &Target, version: &mut String, changes: &mpsc::Sender<Change>) -> Result<()> {
     let timeout = 300 + getrandom::u32().unwrap_or(0) % 300;
-    let more =
-        format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={timeout}&resourceVersion={version}");
+    let more = format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={timeout}&resourceVersion={version}");
     let mut body = api.watch(&join(target, &more)).await?;
     let mut buffer = BytesMut::new();
     let patience = Duration::from_secs(u64::from(timeout) + 30);
@@ -148,8 +147,8 @@ fn decode(line: &[u8], version: &mut String) -> Result<Option<Change>> {
     if line.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
-    let mut event: Value = serde_json::from_slice(line)
-        .map_err(|e| Error::new(Kind::Unavailable, "read a watch event").because(e))?;
+    let mut event: Value =
+        serde_json::from_slice(line).map_err(|e| Error::new(Kind::Unavailable, "read a watch event").because(e))?;
     let object = event["object"].take();
     let kind = event["type"].as_str().unwrap_or_default();
     if kind == "ERROR" {

@@ -20,18 +20,25 @@ pub(crate) fn judge(
     allocatable: &Resources,
     config: &Config,
 ) -> Option<(String, String)> {
-    let began = of.status.as_ref().is_some_and(|s| s.container_statuses.iter().flatten().any(|c| c.container_id.is_some()));
+    let began =
+        of.status.as_ref().is_some_and(|s| s.container_statuses.iter().flatten().any(|c| c.container_id.is_some()));
     if began || of.metadata.deletion_timestamp.is_some() || pod::is_finished(of) {
         return None;
     }
-    let active: Vec<_> =
-        others.iter().filter(|p| !pod::is_finished(p) && pod::uid(p) != pod::uid(of)).collect();
+    let active: Vec<_> = others.iter().filter(|p| !pod::is_finished(p) && pod::uid(p) != pod::uid(of)).collect();
     let refuse = |reason: &str, message: String| Some((reason.to_string(), message));
     if let Some(os) = pod::spec(of).os.as_ref().filter(|os| os.name != "linux") {
-        return refuse("PodOSNotSupported", format!("Failed to admit pod as the OS field doesn't match node OS: {}", os.name));
+        return refuse(
+            "PodOSNotSupported",
+            format!("Failed to admit pod as the OS field doesn't match node OS: {}", os.name),
+        );
     }
     if active.len() >= config.max_pods as usize {
-        let message = format!("Node didn't have enough resource: pods, requested: 1, used: {}, capacity: {}", active.len(), config.max_pods);
+        let message = format!(
+            "Node didn't have enough resource: pods, requested: 1, used: {}, capacity: {}",
+            active.len(),
+            config.max_pods
+        );
         return refuse("OutOfpods", message);
     }
     for name in ["cpu", "memory"] {
@@ -39,13 +46,17 @@ pub(crate) fn judge(
         let used: i64 = active.iter().map(|p| qos::pod_request(p, name)).sum();
         let capacity = quantity::amount(Some(allocatable), name).unwrap_or(0);
         if wanted > 0 && used.saturating_add(wanted) > capacity {
-            let message =
-                format!("Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {capacity}");
+            let message = format!(
+                "Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {capacity}"
+            );
             return refuse(&format!("OutOf{name}"), message);
         }
     }
     if !selected(of, labels) {
-        return refuse("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into());
+        return refuse(
+            "NodeAffinity",
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into(),
+        );
     }
     if let Some(taken) = host_port_taken(of, &active) {
         return refuse("NodePorts", format!("Predicate NodePorts failed: host port {taken} is taken"));
@@ -118,7 +129,8 @@ mod tests {
         let labels = BTreeMap::from([("disk".to_string(), "ssd".to_string()), ("n".to_string(), "5".to_string())]);
         let allocatable = serde_json::from_value(json!({"cpu": "1", "memory": "1Gi"})).expect("resources");
         let config = Config { max_pods: 2, ..Config::default() };
-        judge(&pod("new", spec, json!({})), others, &labels, &allocatable, &config).map_or("fits".into(), |(reason, _)| reason)
+        judge(&pod("new", spec, json!({})), others, &labels, &allocatable, &config)
+            .map_or("fits".into(), |(reason, _)| reason)
     }
 
     fn asks(cpu: &str) -> Value {
@@ -145,8 +157,11 @@ mod tests {
         assert_eq!(judged(with("nodeSelector", json!({"disk": "ssd"})), &[]), "fits");
         assert_eq!(judged(with("nodeSelector", json!({"disk": "hdd"})), &[]), "NodeAffinity");
         let affinity = |operator: &str, values: Value| {
-            with("affinity", json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-                {"matchExpressions": [{"key": "n", "operator": operator, "values": values}]}]}}}))
+            with(
+                "affinity",
+                json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "n", "operator": operator, "values": values}]}]}}}),
+            )
         };
         assert_eq!(judged(affinity("Gt", json!(["4"])), &[]), "fits");
         assert_eq!(judged(affinity("Gt", json!(["5"])), &[]), "NodeAffinity");

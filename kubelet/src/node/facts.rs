@@ -71,8 +71,11 @@ pub(crate) fn capacity(config: &Config) -> Resources {
     }
     for entry in fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(kib) = name.strip_prefix("hugepages-").and_then(|n| n.strip_suffix("kB")?.parse::<u64>().ok()) else { continue };
-        let count: u64 = fs::read_to_string(entry.path().join("nr_hugepages")).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0);
+        let Some(kib) = name.strip_prefix("hugepages-").and_then(|n| n.strip_suffix("kB")?.parse::<u64>().ok()) else {
+            continue;
+        };
+        let count: u64 =
+            fs::read_to_string(entry.path().join("nr_hugepages")).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0);
         let size = if kib % (1 << 20) == 0 { format!("{}Gi", kib >> 20) } else { format!("{}Mi", kib >> 10) };
         put(&format!("hugepages-{size}"), (count * kib * 1024).to_string());
     }
@@ -83,7 +86,10 @@ pub(crate) fn capacity(config: &Config) -> Resources {
 ///
 /// # Errors
 /// `Kind::Config` where a reserved quantity cannot be read.
-pub(crate) fn allocatable(capacity: &Resources, reserved: &std::collections::BTreeMap<String, String>) -> Result<Resources> {
+pub(crate) fn allocatable(
+    capacity: &Resources,
+    reserved: &std::collections::BTreeMap<String, String>,
+) -> Result<Resources> {
     let mut out = capacity.clone();
     for (name, amount) in reserved {
         let bad = || Error::config(format!("reserved.{name}: {amount:?} is not a quantity"));
@@ -147,7 +153,10 @@ mod tests {
     #[test]
     fn proc_is_read() {
         let text = "MemTotal:       16 kB\nMemAvailable:    8 kB\n";
-        assert_eq!((meminfo(text, "MemTotal"), meminfo(text, "MemAvailable"), meminfo(text, "Mem")), (Some(16384), Some(8192), None));
+        assert_eq!(
+            (meminfo(text, "MemTotal"), meminfo(text, "MemAvailable"), meminfo(text, "Mem")),
+            (Some(16384), Some(8192), None)
+        );
         assert_eq!(os_release("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n"), "Debian GNU/Linux 12");
         assert!(memory_available().is_some_and(|m| m > 0));
         assert!(tasks().is_some_and(|(now, most)| now > 0 && now < most));
@@ -155,8 +164,14 @@ mod tests {
 
     #[test]
     fn what_is_reserved_is_not_allocatable() {
-        let capacity: Resources = serde_json::from_str(r#"{"cpu":"2","memory":"1024Ki","pods":"110"}"#).expect("resources");
-        let reserved = |cpu: &str| std::collections::BTreeMap::from([("cpu".to_string(), cpu.to_string()), ("memory".to_string(), "1Ki".to_string())]);
+        let capacity: Resources =
+            serde_json::from_str(r#"{"cpu":"2","memory":"1024Ki","pods":"110"}"#).expect("resources");
+        let reserved = |cpu: &str| {
+            std::collections::BTreeMap::from([
+                ("cpu".to_string(), cpu.to_string()),
+                ("memory".to_string(), "1Ki".to_string()),
+            ])
+        };
         let left = allocatable(&capacity, &reserved("250m")).expect("allocatable");
         assert_eq!(serde_json::to_string(&left).expect("json"), r#"{"cpu":"1750m","memory":"1047552","pods":"110"}"#);
         assert!(allocatable(&capacity, &reserved("x")).is_err());

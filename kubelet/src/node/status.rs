@@ -41,7 +41,9 @@ pub(crate) struct Fixed {
 pub(crate) fn not_ready(status: &cri::StatusResponse) -> Vec<String> {
     let conditions = status.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
     let mut why = Vec::new();
-    for (kind, words) in [("RuntimeReady", "container runtime not ready"), ("NetworkReady", "container runtime network not ready")] {
+    for (kind, words) in
+        [("RuntimeReady", "container runtime not ready"), ("NetworkReady", "container runtime network not ready")]
+    {
         match conditions.iter().find(|c| c.r#type == kind) {
             Some(c) if c.status => {}
             Some(c) => why.push(format!("{words}: {kind}=false reason:{} message:{}", c.reason, c.message)),
@@ -61,9 +63,8 @@ struct Pressure {
 /// Upstream's default hard eviction thresholds: memory 100 MiB, disk 10 %, inodes 5 %; processes 5 %.
 fn pressures(m: &Measured) -> [Pressure; 3] {
     let memory = m.memory_available.is_some_and(|free| free < 100 << 20);
-    let disk = m.node_disk.is_some_and(|d| {
-        d.available < d.total / 10 || (d.inodes > 0 && d.inodes_free < d.inodes / 20)
-    });
+    let disk =
+        m.node_disk.is_some_and(|d| d.available < d.total / 10 || (d.inodes > 0 && d.inodes_free < d.inodes / 20));
     let tasks = m.tasks.is_some_and(|(now, most)| most - now < most / 20);
     [
         Pressure {
@@ -118,7 +119,9 @@ pub(crate) fn compute(fixed: &Fixed, measured: &Measured, old: &NodeStatus, now:
         allocatable: Some(fixed.allocatable.clone()),
         capacity: Some(fixed.capacity.clone()),
         conditions: Some(conditions),
-        daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: fixed.port.into() }) }),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port: fixed.port.into() }),
+        }),
         images: Some(images(&measured.images)),
         node_info: Some(fixed.info.clone()),
         ..NodeStatus::default()
@@ -146,7 +149,15 @@ pub(crate) fn changed(old: &NodeStatus, new: &NodeStatus) -> bool {
             c.last_heartbeat_time = None;
             c.last_transition_time = None;
         }
-        (s.addresses, s.allocatable, s.capacity, s.conditions, s.daemon_endpoints, s.images.filter(|i| !i.is_empty()), s.node_info)
+        (
+            s.addresses,
+            s.allocatable,
+            s.capacity,
+            s.conditions,
+            s.daemon_endpoints,
+            s.images.filter(|i| !i.is_empty()),
+            s.node_info,
+        )
     };
     quiet(old) != quiet(new)
 }
@@ -192,7 +203,8 @@ mod tests {
         let first = compute(&fixed(), &Measured::default(), &NodeStatus::default(), Timestamp::UNIX_EPOCH);
         let later = compute(&fixed(), &Measured::default(), &first, Timestamp::from_second(60).expect("t"));
         assert!(!changed(&first, &later));
-        let ready = |s: &NodeStatus| s.conditions.iter().flatten().find(|c| c.type_ == "Ready").cloned().expect("Ready");
+        let ready =
+            |s: &NodeStatus| s.conditions.iter().flatten().find(|c| c.type_ == "Ready").cloned().expect("Ready");
         assert_eq!(ready(&first).last_transition_time, ready(&later).last_transition_time);
         assert_ne!(ready(&first).last_heartbeat_time, ready(&later).last_heartbeat_time);
         let worse = Measured { not_ready: vec!["x".into()], ..Measured::default() };
@@ -201,8 +213,14 @@ mod tests {
 
     #[test]
     fn the_runtime_s_conditions_are_read() {
-        let condition = |kind: &str, status| cri::RuntimeCondition { r#type: kind.into(), status, reason: "r".into(), message: "m".into() };
-        let status = |list| cri::StatusResponse { status: Some(cri::RuntimeStatus { conditions: list }), ..Default::default() };
+        let condition = |kind: &str, status| cri::RuntimeCondition {
+            r#type: kind.into(),
+            status,
+            reason: "r".into(),
+            message: "m".into(),
+        };
+        let status =
+            |list| cri::StatusResponse { status: Some(cri::RuntimeStatus { conditions: list }), ..Default::default() };
         assert!(not_ready(&status(vec![condition("RuntimeReady", true), condition("NetworkReady", true)])).is_empty());
         assert_eq!(not_ready(&status(vec![condition("RuntimeReady", false)])).len(), 2);
     }

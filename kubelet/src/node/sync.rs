@@ -112,12 +112,8 @@ async fn measure(shared: &Shared, fixed: &mut Fixed) -> Measured {
 
 async fn register(shared: &Shared, api: &Api, fixed: &Fixed, measured: &Measured) -> Result<Node> {
     let name = &shared.config.node_name;
-    let taints: Vec<Value> = shared
-        .config
-        .node_taints
-        .iter()
-        .map(|t| json!({"key": t.key, "value": t.value, "effect": t.effect}))
-        .collect();
+    let taints: Vec<Value> =
+        shared.config.node_taints.iter().map(|t| json!({"key": t.key, "value": t.value, "effect": t.effect})).collect();
     let mut spec = json!({});
     if !taints.is_empty() {
         spec["taints"] = taints.into();

@@ -283,7 +283,11 @@ fn start(facts: Facts<'_>, role: Role, c: &Container, plan: &mut Plan) {
             let of = facts.pod;
             let message = format!(
                 "back-off {} restarting failed container={} pod={}_{}({})",
-                go_duration(delay), c.name, pod::name(of), pod::namespace(of), pod::uid(of)
+                go_duration(delay),
+                c.name,
+                pod::name(of),
+                pod::namespace(of),
+                pod::uid(of)
             );
             plan.look(at);
             plan.waiting.insert(c.name.clone(), Waiting { reason: "CrashLoopBackOff", message });

@@ -123,9 +123,11 @@ fn failed_starts_wait_with_their_reason() {
 
 #[test]
 fn a_lost_sandbox_is_replaced_with_all_that_ran_in_it() {
-    two("Always").sandbox("s", false).has("a", "137").has("b", "+").says(
-        "kill b b0: the sandbox changed\nsandbox 1\nstart a 1\n",
-    );
+    two("Always")
+        .sandbox("s", false)
+        .has("a", "137")
+        .has("b", "+")
+        .says("kill b b0: the sandbox changed\nsandbox 1\nstart a 1\n");
     two("Never").sandbox("s", false).has("a", "0").has("b", "1").says("done\n");
     let mut c = two("Always").sandbox("s", true);
     c.view.sandboxes[0].ips.clear();
@@ -170,9 +172,11 @@ fn an_init_container_that_may_not_restart_fails_the_pod() {
 
 #[test]
 fn sidecars_end_with_the_main_containers() {
-    with_inits("Never").sandbox("s", true).has("side", "+").has("a", "0").says(
-        "kill side side0: the pod is finished\nstop-sandbox s\ndone\n",
-    );
+    with_inits("Never")
+        .sandbox("s", true)
+        .has("side", "+")
+        .has("a", "0")
+        .says("kill side side0: the pod is finished\nstop-sandbox s\ndone\n");
 }
 
 #[test]
@@ -205,7 +209,8 @@ fn a_container_made_before_a_crash_of_the_kubelet_is_started_not_made_again() {
 
 #[test]
 fn deadlines_and_finished_pods_end_everything() {
-    let mut c = case(json!({"activeDeadlineSeconds": 60, "containers": [{"name": "a"}]})).sandbox("s", true).has("a", "+");
+    let mut c =
+        case(json!({"activeDeadlineSeconds": 60, "containers": [{"name": "a"}]})).sandbox("s", true).has("a", "+");
     c.pod.status = serde_json::from_value(json!({"startTime": "1970-01-01T00:15:50Z"})).expect("status");
     c.says("look 1010\n");
     c.now = 1010;

@@ -82,7 +82,12 @@ impl Job {
         let config = match make::sandbox_config(&self.shared, &self.pod, number).await {
             Ok(config) => config,
             Err(why) => {
-                self.event("", Severity::Warning, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {why}"));
+                self.event(
+                    "",
+                    Severity::Warning,
+                    "FailedCreatePodSandBox",
+                    format!("Failed to create pod sandbox: {why}"),
+                );
                 return self.failed("", "FailedCreatePodSandBox", why.to_string());
             }
         };
@@ -150,7 +155,8 @@ impl Job {
             match current {
                 Some(known) => Ok(known),
                 None => {
-                    let made = timings.stage(&self.pod, Stage::Sandbox, make::sandbox(&self.shared, &self.pod, config)).await;
+                    let made =
+                        timings.stage(&self.pod, Stage::Sandbox, make::sandbox(&self.shared, &self.pod, config)).await;
                     self.tell(News::Look);
                     made
                 }
@@ -160,7 +166,12 @@ impl Job {
         let (id, ips) = match sandbox {
             Ok(made) => made,
             Err(why) => {
-                self.event("", Severity::Warning, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {why}"));
+                self.event(
+                    "",
+                    Severity::Warning,
+                    "FailedCreatePodSandBox",
+                    format!("Failed to create pod sandbox: {why}"),
+                );
                 self.failed("", "FailedCreatePodSandBox", why.to_string());
                 return None;
             }
@@ -225,7 +236,8 @@ impl Job {
         let id = match (made, image) {
             (Some(id), _) => id,
             (None, Some(image)) => {
-                let request = make::Request { role, container: &c, restarts, image: &image, place: &place, view: &self.view };
+                let request =
+                    make::Request { role, container: &c, restarts, image: &image, place: &place, view: &self.view };
                 let create = make::container(&self.shared, &self.pod, request, config);
                 match self.shared.timings.stage(&self.pod, Stage::Create, create).await {
                     Ok(id) => id,

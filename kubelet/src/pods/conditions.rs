@@ -95,9 +95,7 @@ fn containers_ready(facts: Facts<'_>, new: &PodStatus) -> Verdict {
         .map(|(_, s)| s);
     match unready(sidecars.chain(new.container_statuses.iter().flatten())) {
         None => holds(KIND),
-        Some(names) => {
-            not(KIND, "ContainersNotReady", Some(format!("containers with unready status: {names}")))
-        }
+        Some(names) => not(KIND, "ContainersNotReady", Some(format!("containers with unready status: {names}"))),
     }
 }
 
@@ -111,10 +109,14 @@ fn ready(facts: Facts<'_>, old: &PodStatus, containers: &Verdict) -> Verdict {
         .filter_map(|gate| {
             let found = old.conditions.iter().flatten().find(|c| c.type_ == gate.condition_type);
             match found {
-                None => Some(format!("corresponding condition of pod readiness gate {:?} does not exist.", gate.condition_type)),
-                Some(c) if c.status != "True" => {
-                    Some(format!("the status of pod readiness gate {:?} is not \"True\", but {}", gate.condition_type, c.status))
-                }
+                None => Some(format!(
+                    "corresponding condition of pod readiness gate {:?} does not exist.",
+                    gate.condition_type
+                )),
+                Some(c) if c.status != "True" => Some(format!(
+                    "the status of pod readiness gate {:?} is not \"True\", but {}",
+                    gate.condition_type, c.status
+                )),
                 Some(_) => None,
             }
         })

@@ -137,9 +137,16 @@ mod tests {
     use serde_json::json;
 
     fn made(container: serde_json::Value) -> Result<cri::ContainerConfig> {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u"}, "spec": {"containers": [container]}})).expect("pod");
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u"}, "spec": {"containers": [container]}}))
+                .expect("pod");
         let c = &crate::pod::spec(&pod).containers[0];
-        let binds = c.volume_mounts.iter().flatten().map(|m| Bind { host: format!("/vol/{}", m.name), read_only: m.name == "ro" }).collect();
+        let binds = c
+            .volume_mounts
+            .iter()
+            .flatten()
+            .map(|m| Bind { host: format!("/vol/{}", m.name), read_only: m.name == "ro" })
+            .collect();
         config(&Parts {
             pod: &pod,
             role: Role::Main,
@@ -163,10 +170,16 @@ mod tests {
             "volumeMounts": [{"name": "v", "mountPath": "data"}, {"name": "ro", "mountPath": "/ro", "recursiveReadOnly": "Enabled"}],
             "lifecycle": {"stopSignal": "SIGUSR1"}, "tty": true}))
         .expect("a config");
-        let mounts: Vec<_> = c.mounts.iter().map(|m| format!("{} {} {}", m.container_path, m.host_path, m.readonly)).collect();
+        let mounts: Vec<_> =
+            c.mounts.iter().map(|m| format!("{} {} {}", m.container_path, m.host_path, m.readonly)).collect();
         assert_eq!(
             mounts,
-            ["/data /vol/v false", "/ro /vol/ro true", "/etc/hosts /pods/u/etc-hosts false", "/dev/termination-log /pods/u/term false"]
+            [
+                "/data /vol/v false",
+                "/ro /vol/ro true",
+                "/etc/hosts /pods/u/etc-hosts false",
+                "/dev/termination-log /pods/u/term false"
+            ]
         );
         assert_eq!(c.command, ["sh", "-c", "echo 1 $(B)"]);
         assert_eq!((c.args[0].as_str(), c.log_path.as_str(), c.tty), ("$(A)", "c/3.log", true));
@@ -176,7 +189,8 @@ mod tests {
 
     #[test]
     fn an_author_s_hosts_file_wins() {
-        let c = made(json!({"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/etc/hosts"}]})).expect("a config");
+        let c =
+            made(json!({"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/etc/hosts"}]})).expect("a config");
         assert_eq!(c.mounts.iter().filter(|m| m.container_path == "/etc/hosts").count(), 1);
     }
 

@@ -146,7 +146,8 @@ fn from_source(inputs: &Inputs<'_>, c: &Container, source: &EnvVarSource) -> Res
         Some(value) => Ok(Some(String::from_utf8_lossy(value).into_owned())),
         None if optional => Ok(None),
         None => {
-            let (noun, namespace) = (if kind == Kind::Secret { "Secret" } else { "ConfigMap" }, pod::namespace(inputs.pod));
+            let (noun, namespace) =
+                (if kind == Kind::Secret { "Secret" } else { "ConfigMap" }, pod::namespace(inputs.pod));
             Err(Error::pod(format!("couldn't find key {key} in {noun} {namespace}/{name}")))
         }
     }
@@ -237,13 +238,15 @@ mod tests {
         let services: Vec<Service> = serde_json::from_value(services).expect("services");
         let addresses = Addresses { pod: vec!["10.0.0.2".into()], host: vec!["192.0.2.1".into()] };
         let allocatable = serde_json::from_value(json!({"cpu": "2", "memory": "1Gi"})).expect("resources");
-        let inputs = Inputs { pod: &pod, sources, services: &services, addresses: &addresses, allocatable: &allocatable };
+        let inputs =
+            Inputs { pod: &pod, sources, services: &services, addresses: &addresses, allocatable: &allocatable };
         let all = build(&inputs, &pod::spec(&pod).containers[0])?;
         Ok(all.into_iter().map(|(k, v)| format!("{k}={v}\n")).collect())
     }
 
     fn sources() -> Sources {
-        let data = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_string(), v.as_bytes().to_vec())).collect();
+        let data =
+            |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_string(), v.as_bytes().to_vec())).collect();
         BTreeMap::from([
             ((Kind::ConfigMap, "cm".to_string()), data(&[("one", "1"), ("two", "2")])),
             ((Kind::Secret, "s".to_string()), data(&[("pass", "word")])),
@@ -281,8 +284,14 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         for (env, want) in [
-            (json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "no", "key": "k"}}}]}), "configmap \"no\" not found"),
-            (json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "k"}}}]}), "couldn't find key k in ConfigMap n/cm"),
+            (
+                json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "no", "key": "k"}}}]}),
+                "configmap \"no\" not found",
+            ),
+            (
+                json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "k"}}}]}),
+                "couldn't find key k in ConfigMap n/cm",
+            ),
             (json!({"envFrom": [{"secretRef": {"name": "no"}}]}), "secret \"no\" not found"),
         ] {
             let mut c = env;

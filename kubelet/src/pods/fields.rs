@@ -66,7 +66,12 @@ fn listing(map: Option<&BTreeMap<String, String>>) -> String {
 ///
 /// # Errors
 /// `Kind::Pod` for a resource that the downward API does not have, or a zero divisor.
-pub(crate) fn resource(of: &Pod, own: &Container, selector: &ResourceFieldSelector, allocatable: &Resources) -> Result<String> {
+pub(crate) fn resource(
+    of: &Pod,
+    own: &Container,
+    selector: &ResourceFieldSelector,
+    allocatable: &Resources,
+) -> Result<String> {
     let named = selector.container_name.as_deref().filter(|n| !n.is_empty());
     let found = named.and_then(|name| pod::container(of, name)).map(|(_, c)| c);
     let c = match (named, &found) {
@@ -97,7 +102,8 @@ mod tests {
 
     #[test]
     fn maps_are_listed_and_quoted() {
-        let of: Pod = serde_json::from_value(serde_json::json!({"metadata": {"labels": {"b": "x\"y", "a": "1\n2"}}})).expect("pod");
+        let of: Pod = serde_json::from_value(serde_json::json!({"metadata": {"labels": {"b": "x\"y", "a": "1\n2"}}}))
+            .expect("pod");
         let none = Addresses::default();
         assert_eq!(field(&of, "metadata.labels", &none).expect("labels"), "a=\"1\\n2\"\nb=\"x\\\"y\"");
         assert!(field(&of, "spec.volumes", &none).is_err());

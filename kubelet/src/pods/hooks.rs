@@ -12,7 +12,14 @@ use crate::shared::Shared;
 ///
 /// # Errors
 /// `Kind::Pod` saying how it failed, without the output's secrets being anyone's but the pod's.
-pub(crate) async fn run(shared: &Shared, c: &Container, id: &str, ip: Option<&str>, hook: &LifecycleHandler, limit: Duration) -> Result<()> {
+pub(crate) async fn run(
+    shared: &Shared,
+    c: &Container,
+    id: &str,
+    ip: Option<&str>,
+    hook: &LifecycleHandler,
+    limit: Duration,
+) -> Result<()> {
     if let Some(exec) = &hook.exec {
         let command = exec.command.clone().unwrap_or_default();
         let done = shared.cri.exec_sync(id, &command, limit).await?;

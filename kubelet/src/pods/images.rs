@@ -36,7 +36,10 @@ pub(crate) async fn ensure(
 ) -> Result<Ready, Refused> {
     let name = c.image.as_deref().unwrap_or_default();
     if name.is_empty() || name.contains(char::is_whitespace) {
-        return Err(("InvalidImageName", format!("Failed to apply default image tag {name:?}: couldn't parse image name")));
+        return Err((
+            "InvalidImageName",
+            format!("Failed to apply default image tag {name:?}: couldn't parse image name"),
+        ));
     }
     let say = |severity, reason, message| shared.events.pod(of, Some(&c.name), severity, reason, message);
     let policy = pod::pull_policy(c);
@@ -66,7 +69,9 @@ pub(crate) async fn ensure(
     let (took, waited) = (began.elapsed(), asked.elapsed());
     let message = format!(
         "Successfully pulled image {name:?} in {:.3}s ({:.3}s including waiting). Image size: {} bytes.",
-        took.as_secs_f64(), waited.as_secs_f64(), image.size
+        took.as_secs_f64(),
+        waited.as_secs_f64(),
+        image.size
     );
     say(Severity::Normal, "Pulled", message);
     Ok(ready(image))

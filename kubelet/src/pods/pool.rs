@@ -173,11 +173,12 @@ fn set(
         return;
     }
     let running = pods.all();
-    let rejected = admission::judge(&of, &running, labels, &shared.node.allocatable, &shared.config)
-        .inspect(|(reason, message)| {
+    let rejected = admission::judge(&of, &running, labels, &shared.node.allocatable, &shared.config).inspect(
+        |(reason, message)| {
             use crate::api::events::Severity;
             shared.events.pod(&of, None, Severity::Warning, "FailedAdmission", format!("{reason}: {message}"));
-        });
+        },
+    );
     tracing::debug!(pod = pod::full_name(&of), uid, ?rejected, "a new pod");
     let (wanted, receive) = watch::channel(Wanted { pod: of.clone(), gone: false, rejected });
     let (nudge, nudges) = mpsc::channel(1);

@@ -34,7 +34,11 @@ pub(crate) fn config(of: &Pod, attempt: u32, around: &Surroundings<'_>) -> Resul
             namespace: pod::namespace(of).into(),
             attempt,
         }),
-        hostname: if pod::is_host_network(of) { String::new() } else { full_hostname(of, &around.config.cluster_domain) },
+        hostname: if pod::is_host_network(of) {
+            String::new()
+        } else {
+            full_hostname(of, &around.config.cluster_domain)
+        },
         log_directory: log_dir.to_string_lossy().into_owned(),
         dns_config: Some(dns(of, around.config, around.resolv_conf)),
         port_mappings: ports(of),
@@ -208,22 +212,31 @@ mod tests {
         let cluster = "10.0.0.10 | n.svc.cluster.local svc.cluster.local cluster.local lan | ndots:5";
         assert_eq!(dns_text(json!({"containers": []})), cluster);
         assert_eq!(dns_text(json!({"containers": [], "hostNetwork": true})), "192.0.2.53 | lan | rotate");
-        assert_eq!(dns_text(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})), cluster);
+        assert_eq!(
+            dns_text(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})),
+            cluster
+        );
         assert_eq!(dns_text(json!({"containers": [], "dnsPolicy": "Default"})), "192.0.2.53 | lan | rotate");
         assert_eq!(
-            dns_text(json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["x"],
-                "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}})),
+            dns_text(
+                json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["x"],
+                "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}})
+            ),
             "1.1.1.1 | x | ndots:2 edns0"
         );
     }
 
     #[test]
     fn hosts_file() {
-        let of: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"containers": [],
+        let of: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"containers": [],
             "subdomain": "sub", "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a", "b c", "d\n9.9.9.9 evil"]}]}}))
-        .expect("pod");
+            .expect("pod");
         let text = etc_hosts(&of, &["10.0.0.2".into()], "cluster.local");
-        assert!(text.ends_with("10.0.0.2\tp.sub.n.svc.cluster.local\tp\n\n# Entries added by HostAliases.\n1.2.3.4\ta\n"), "{text}");
+        assert!(
+            text.ends_with("10.0.0.2\tp.sub.n.svc.cluster.local\tp\n\n# Entries added by HostAliases.\n1.2.3.4\ta\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -17,17 +17,34 @@ pub(crate) struct ImageUser {
 
 /// Paths that hide the host from a container with the default procMount; as containerd and Docker.
 const MASKED: [&str; 12] = [
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
 const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Sysctls that are namespaced and bounded: upstream's safe set.
 const SAFE_SYSCTLS: [&str; 12] = [
-    "kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range",
-    "net.ipv4.ip_unprivileged_port_start", "net.ipv4.ip_local_reserved_ports", "net.ipv4.tcp_keepalive_time",
-    "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl", "net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem",
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
     "net.ipv4.tcp_wmem",
 ];
 
@@ -54,7 +71,10 @@ fn value(of: Option<i64>) -> Option<cri::Int64Value> {
 }
 
 fn seccomp(wanted: Option<&SeccompProfile>, root: &str, default_on: bool) -> Result<cri::SecurityProfile> {
-    let profile = |kind: ProfileType, reference: String| cri::SecurityProfile { profile_type: kind as i32, localhost_ref: reference };
+    let profile = |kind: ProfileType, reference: String| cri::SecurityProfile {
+        profile_type: kind as i32,
+        localhost_ref: reference,
+    };
     let Some(wanted) = wanted else {
         let kind = if default_on { ProfileType::RuntimeDefault } else { ProfileType::Unconfined };
         return Ok(profile(kind, String::new()));
@@ -176,7 +196,9 @@ pub(crate) fn container(
         Some("Unmasked") => true,
         Some(other) => return Err(Error::pod(format!("unknown procMount {other:?}"))),
     };
-    let list = |paths: &[&str]| if privileged || unmasked { Vec::new() } else { paths.iter().map(|p| (*p).to_string()).collect() };
+    let list = |paths: &[&str]| {
+        if privileged || unmasked { Vec::new() } else { paths.iter().map(|p| (*p).to_string()).collect() }
+    };
     let capabilities = own.capabilities.clone().unwrap_or_default();
     let profile = own.seccomp_profile.as_ref().or(all.seccomp_profile.as_ref());
     let has_user = user.is_some() || image.uid.is_some() || !image.username.is_empty();
@@ -209,7 +231,9 @@ pub(crate) fn container(
 /// runAsNonRoot: proves that the container will not run as uid 0, or refuses it with upstream's words.
 fn not_root(user: Option<i64>, image: &ImageUser, c: &Container) -> Result<()> {
     match (user, image) {
-        (Some(0), _) => Err(Error::pod(format!("container's runAsUser breaks non-root policy (container: {})", c.name))),
+        (Some(0), _) => {
+            Err(Error::pod(format!("container's runAsUser breaks non-root policy (container: {})", c.name)))
+        }
         (Some(_), _) => Ok(()),
         (None, ImageUser { username, .. }) if !username.is_empty() => Err(Error::pod(format!(
             "container has runAsNonRoot and image has non-numeric user ({username}), cannot verify user is non-root (container: {})",
@@ -253,7 +277,11 @@ mod tests {
             (json!({"runAsUser": 0}), non_root(), image(Some(7), ""), false),
             (json!({}), json!({}), image(Some(0), ""), true),
         ] {
-            assert_eq!(made(pod_context.clone(), context.clone(), &image).is_ok(), fine, "{pod_context} {context} {image:?}");
+            assert_eq!(
+                made(pod_context.clone(), context.clone(), &image).is_ok(),
+                fine,
+                "{pod_context} {context} {image:?}"
+            );
         }
     }
 
@@ -293,7 +321,10 @@ mod tests {
     #[test]
     fn sysctls_are_safe_or_allowed() {
         let pod = |name: &str, value: &str| -> Pod {
-            serde_json::from_value(json!({"spec": {"containers": [], "securityContext": {"sysctls": [{"name": name, "value": value}]}}})).expect("pod")
+            serde_json::from_value(
+                json!({"spec": {"containers": [], "securityContext": {"sysctls": [{"name": name, "value": value}]}}}),
+            )
+            .expect("pod")
         };
         assert!(sysctls(&pod("net.ipv4.tcp_syncookies", "1"), &[]).is_ok());
         assert!(sysctls(&pod("kernel.msgmax", "1"), &[]).is_err());

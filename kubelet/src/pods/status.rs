@@ -45,13 +45,18 @@ pub(crate) fn compute(facts: Facts<'_>, plan: &Plan, around: &Around) -> PodStat
     };
     if let Some((why, text)) = &facts.memory.ended {
         (phase, reason, message) = ("Failed", Some(why.clone()), Some(text.clone()));
-    } else if matches!(phase, "Running" | "Pending") && super::actions::deadline(facts.pod).is_some_and(|at| at <= facts.now) {
+    } else if matches!(phase, "Running" | "Pending")
+        && super::actions::deadline(facts.pod).is_some_and(|at| at <= facts.now)
+    {
         phase = "Failed";
         reason = Some("DeadlineExceeded".into());
         message = Some("Pod was active on the node longer than the specified deadline".into());
     }
     // Succeeded and Failed are final: not said while anything still runs.
-    if matches!(phase, "Succeeded" | "Failed") && !matches!(old.phase.as_deref(), Some("Succeeded" | "Failed")) && facts.view.running().next().is_some() {
+    if matches!(phase, "Succeeded" | "Failed")
+        && !matches!(old.phase.as_deref(), Some("Succeeded" | "Failed"))
+        && facts.view.running().next().is_some()
+    {
         phase = old.phase.as_deref().unwrap_or("Running");
     }
     let mut status = PodStatus {
@@ -62,7 +67,7 @@ pub(crate) fn compute(facts: Facts<'_>, plan: &Plan, around: &Around) -> PodStat
         init_container_statuses: Some(inits).filter(|l| !l.is_empty()),
         ephemeral_container_statuses: Some(ephemerals).filter(|l| !l.is_empty()),
         qos_class: old.qos_class.clone().or_else(|| Some(qos::class(facts.pod).as_str().into())),
-        start_time: old.start_time.clone().or_else(|| Some(Time(facts.now))),
+        start_time: old.start_time.clone().or(Some(Time(facts.now))),
         observed_generation: facts.pod.metadata.generation,
         ..PodStatus::default()
     };
@@ -83,7 +88,8 @@ pub(crate) fn previous<'a>(old: &'a PodStatus, role: Role, name: &str) -> Option
 
 fn addresses(facts: Facts<'_>, around: &Around, old: &PodStatus, status: &mut PodStatus) {
     status.host_ip = around.node_ips.first().cloned();
-    status.host_ips = Some(around.node_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()).filter(|l: &Vec<_>| !l.is_empty());
+    status.host_ips =
+        Some(around.node_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()).filter(|l: &Vec<_>| !l.is_empty());
     let ips: Vec<String> = match facts.view.sandboxes.first() {
         _ if pod::is_host_network(facts.pod) => around.node_ips.clone(),
         Some(sandbox) if !sandbox.ips.is_empty() => sandbox.ips.clone(),
@@ -189,8 +195,15 @@ fn container(
         name: c.name.clone(),
         ready,
         started: Some(started).filter(|_| role != Role::Ephemeral),
-        restart_count: newest.map(|s| i32::try_from(s.restarts).unwrap_or(i32::MAX)).or(old.map(|o| o.restart_count)).unwrap_or(0),
-        image: newest.map(|s| s.image.clone()).filter(|i| !i.is_empty()).or_else(|| c.image.clone()).unwrap_or_default(),
+        restart_count: newest
+            .map(|s| i32::try_from(s.restarts).unwrap_or(i32::MAX))
+            .or(old.map(|o| o.restart_count))
+            .unwrap_or(0),
+        image: newest
+            .map(|s| s.image.clone())
+            .filter(|i| !i.is_empty())
+            .or_else(|| c.image.clone())
+            .unwrap_or_default(),
         image_id: newest.map(|s| s.image_ref.clone()).or_else(|| old.map(|o| o.image_id.clone())).unwrap_or_default(),
         container_id: newest.map(|s| id(s, &around.runtime)).or_else(|| old.and_then(|o| o.container_id.clone())),
         allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()).filter(|r| !r.is_empty()),
@@ -215,7 +228,13 @@ fn unfinished_inits(facts: Facts<'_>, role: Role) -> bool {
 }
 
 /// (ready, started) of a container.
-fn health(facts: Facts<'_>, role: Role, c: &Container, newest: Option<&Seen>, old: Option<&ContainerStatus>) -> (bool, bool) {
+fn health(
+    facts: Facts<'_>,
+    role: Role,
+    c: &Container,
+    newest: Option<&Seen>,
+    old: Option<&ContainerStatus>,
+) -> (bool, bool) {
     let Some(s) = newest else {
         let finished = old.and_then(|o| o.state.as_ref()?.terminated.as_ref()).is_some_and(|t| t.exit_code == 0);
         return (role == Role::Init && finished, false);
@@ -256,7 +275,9 @@ fn phase(of: &Pod, inits: &[ContainerStatus], mains: &[ContainerStatus]) -> &'st
                 init_failed |= pod::restart(of) == Restart::Never;
                 init_pending |= pod::restart(of) != Restart::Never;
             }
-            (Role::Sidecar, _) => init_pending |= s.started != Some(true) && running + stopped == 0 && !c.name.is_empty(),
+            (Role::Sidecar, _) => {
+                init_pending |= s.started != Some(true) && running + stopped == 0 && !c.name.is_empty()
+            }
             _ => init_pending = true,
         }
     }

@@ -40,8 +40,14 @@ struct Scene {
 
 fn scene(spec: Value, status: Value, containers: Vec<Seen>) -> Scene {
     let pod = json!({"metadata": {"name": "p", "uid": "u", "generation": 3}, "spec": spec, "status": status});
-    let sandbox =
-        Sandbox { id: "s".into(), attempt: 0, ready: true, created_at: 1, ips: vec!["10.0.0.2".into()], host_network: false };
+    let sandbox = Sandbox {
+        id: "s".into(),
+        attempt: 0,
+        ready: true,
+        created_at: 1,
+        ips: vec!["10.0.0.2".into()],
+        host_network: false,
+    };
     Scene {
         pod: serde_json::from_value(pod).expect("a pod"),
         view: View { sandboxes: vec![sandbox], containers },
@@ -68,9 +74,16 @@ impl Scene {
         };
         let mut text = status.phase.clone().unwrap_or_default();
         for s in status.init_container_statuses.iter().chain(&status.container_statuses).flatten() {
-            text += &format!(" | {} {} last={}{}", s.name, word(&s.state), word(&s.last_state), if s.ready { " ready" } else { "" });
+            text += &format!(
+                " | {} {} last={}{}",
+                s.name,
+                word(&s.state),
+                word(&s.last_state),
+                if s.ready { " ready" } else { "" }
+            );
         }
-        let holding: Vec<_> = status.conditions.iter().flatten().filter(|c| c.status == "True").map(|c| c.type_.as_str()).collect();
+        let holding: Vec<_> =
+            status.conditions.iter().flatten().filter(|c| c.status == "True").map(|c| c.type_.as_str()).collect();
         assert_eq!(format!("{text} | {}", holding.join(",")), want);
     }
 }
@@ -85,10 +98,14 @@ fn one(policy: &str) -> Value {
 fn the_life_of_a_pod() {
     let begun = "PodReadyToStartContainers,Initialized,PodScheduled";
     scene(one("Always"), json!({}), vec![]).says(&format!("Pending | a ContainerCreating last=- | {begun}"));
-    scene(one("Always"), json!({}), vec![seen("a", "1", State::Running, 0)]).says(&format!("Running | a running last=- ready | {ALL}"));
-    scene(one("Never"), json!({}), vec![seen("a", "1", State::Exited, 0)]).says(&format!("Succeeded | a Completed(0) last=- | {begun}"));
-    scene(one("Never"), json!({}), vec![seen("a", "1", State::Exited, 7)]).says(&format!("Failed | a Error(7) last=- | {begun}"));
-    scene(one("OnFailure"), json!({}), vec![seen("a", "1", State::Exited, 7)]).says(&format!("Running | a Error(7) last=- | {begun}"));
+    scene(one("Always"), json!({}), vec![seen("a", "1", State::Running, 0)])
+        .says(&format!("Running | a running last=- ready | {ALL}"));
+    scene(one("Never"), json!({}), vec![seen("a", "1", State::Exited, 0)])
+        .says(&format!("Succeeded | a Completed(0) last=- | {begun}"));
+    scene(one("Never"), json!({}), vec![seen("a", "1", State::Exited, 7)])
+        .says(&format!("Failed | a Error(7) last=- | {begun}"));
+    scene(one("OnFailure"), json!({}), vec![seen("a", "1", State::Exited, 7)])
+        .says(&format!("Running | a Error(7) last=- | {begun}"));
 }
 
 #[test]

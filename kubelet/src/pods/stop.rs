@@ -68,7 +68,13 @@ async fn one(shared: &Shared, of: &Pod, ip: Option<&str>, victim: &Victim, grace
         let run = hooks::run(shared, c, &seen.id, ip, &hook, limit);
         let done = tokio::time::timeout(limit, run).await;
         if let Ok(Err(why)) = done {
-            shared.events.pod(of, Some(&seen.name), Severity::Warning, "FailedPreStopHook", format!("PreStopHook failed: {why}"));
+            shared.events.pod(
+                of,
+                Some(&seen.name),
+                Severity::Warning,
+                "FailedPreStopHook",
+                format!("PreStopHook failed: {why}"),
+            );
         }
         left = (grace - i64::try_from(began.elapsed().as_secs()).unwrap_or(grace)).max(LEAST);
     }

@@ -25,11 +25,11 @@ pub(crate) enum Stage {
 impl Stage {
     fn names(self) -> (&'static str, &'static str) {
         match self {
-            Self::Volumes => ("volumes_start", "volumes_end"),
-            Self::Sandbox => ("sandbox_start", "sandbox_end"),
-            Self::Image => ("image_start", "image_end"),
-            Self::Create => ("create_start", "create_end"),
-            Self::Start => ("start_start", "start_end"),
+            Self::Volumes => ("volumesStart", "volumesEnd"),
+            Self::Sandbox => ("sandboxStart", "sandboxEnd"),
+            Self::Image => ("imageStart", "imageEnd"),
+            Self::Create => ("createStart", "createEnd"),
+            Self::Start => ("startStart", "startEnd"),
         }
     }
 }
@@ -104,14 +104,17 @@ impl Timings {
         });
     }
 
-    /// `{"pods":[{"uid","namespace","name","stages":{"seen":ns,…}}]}`, oldest first; ns since the epoch.
+    /// `{"namespace/name": {"uid": …, "seen": ns, "sandboxStart": ns, …}}`; ns since the epoch. Of pods that had
+    /// the same name the last counts.
     pub(crate) fn to_json(&self) -> Value {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let pods: Vec<_> = all
-            .iter()
-            .map(|e| json!({"uid": e.uid, "namespace": e.namespace, "name": e.name, "stages": e.marks}))
-            .collect();
-        json!({"pods": pods})
+        let mut out = serde_json::Map::new();
+        for e in all.iter() {
+            let mut moments = json!(e.marks);
+            moments["uid"] = e.uid.as_str().into();
+            out.insert(format!("{}/{}", e.namespace, e.name), moments);
+        }
+        Value::Object(out)
     }
 }
 
@@ -127,8 +130,8 @@ mod tests {
         timings.stage(&of, Stage::Image, async {}).await;
         timings.ready(&of);
         timings.stage(&of, Stage::Start, async {}).await;
-        let stages = &timings.to_json()["pods"][0]["stages"];
-        let keys: Vec<_> = stages.as_object().expect("stages").keys().map(String::as_str).collect();
-        assert_eq!(keys, ["image_end", "image_start", "ready", "seen"]);
+        let all = timings.to_json();
+        let keys: Vec<_> = all["default/p"].as_object().expect("moments").keys().map(String::as_str).collect();
+        assert_eq!(keys, ["imageEnd", "imageStart", "ready", "seen", "uid"]);
     }
 }

@@ -231,8 +231,7 @@ impl Worker {
 
     /// Computes the status, hands it to the writer, and keeps the probes in step.
     pub(super) fn say(&mut self, plan: &Plan, ending: bool) {
-        let around =
-            Around { runtime: self.shared.node.runtime_name(), node_ips: self.shared.node.ips(), ending };
+        let around = Around { runtime: self.shared.node.runtime_name(), node_ips: self.shared.node.ips(), ending };
         let status = status::compute(self.facts(), plan, &around);
         self.probes.sync(&self.pod, &self.view, &self.memory.health, ending);
         let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
@@ -254,7 +253,9 @@ impl Worker {
                     Severity::Warning,
                     format!(
                         "Back-off restarting failed container {name} in pod {}_{}({})",
-                        pod::name(&self.pod), pod::namespace(&self.pod), pod::uid(&self.pod)
+                        pod::name(&self.pod),
+                        pod::namespace(&self.pod),
+                        pod::uid(&self.pod)
                     ),
                 ),
                 "ImagePullBackOff" => {

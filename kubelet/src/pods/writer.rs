@@ -105,7 +105,14 @@ fn diff(old: &Value, new: &Value) -> Value {
         }
     }
     const OWN: [&str; 8] = [
-        "reason", "message", "podIP", "podIPs", "hostIP", "hostIPs", "initContainerStatuses", "ephemeralContainerStatuses",
+        "reason",
+        "message",
+        "podIP",
+        "podIPs",
+        "hostIP",
+        "hostIPs",
+        "initContainerStatuses",
+        "ephemeralContainerStatuses",
     ];
     for key in OWN {
         let gone = old.get(key).is_some_and(|v| !v.is_null()) && new.get(key).is_none();

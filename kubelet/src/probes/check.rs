@@ -22,7 +22,13 @@ pub(crate) struct Spot {
 }
 
 /// Carries the probe out within `limit`.
-pub(crate) async fn once(cri: &Cri, probe: &Probe, c: &Container, spot: &Spot, limit: Duration) -> Result<String, String> {
+pub(crate) async fn once(
+    cri: &Cri,
+    probe: &Probe,
+    c: &Container,
+    spot: &Spot,
+    limit: Duration,
+) -> Result<String, String> {
     if let Some(exec) = &probe.exec {
         let command = exec.command.clone().unwrap_or_default();
         let run = tokio::time::timeout(limit, cri.exec_sync(&spot.id, &command, limit)).await;
@@ -58,7 +64,10 @@ pub(crate) fn port(wanted: &IntOrString, c: &Container) -> Result<u16, String> {
             .map(|p| p.container_port)
             .or_else(|| text.parse().ok()),
     };
-    number.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0).ok_or_else(|| format!("couldn't find port: {wanted:?}"))
+    number
+        .and_then(|n| u16::try_from(n).ok())
+        .filter(|n| *n > 0)
+        .ok_or_else(|| format!("couldn't find port: {wanted:?}"))
 }
 
 fn bracketed(host: &str) -> String {

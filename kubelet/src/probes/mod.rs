@@ -15,10 +15,10 @@ use tokio::task::JoinHandle;
 
 use crate::api::events::Severity;
 use crate::clock::{self, plus};
+use crate::pod;
 use crate::pods::memory::Health;
 use crate::pods::seen::{State, View};
 use crate::shared::Shared;
-use crate::pod;
 use check::Spot;
 
 /// What is probed for.
@@ -128,7 +128,13 @@ impl Probes {
     }
 
     /// Starts the probes that should run and ends those that should not.
-    pub(crate) fn sync(&mut self, of: &Arc<Pod>, view: &View, health: &std::collections::BTreeMap<String, Health>, ending: bool) {
+    pub(crate) fn sync(
+        &mut self,
+        of: &Arc<Pod>,
+        view: &View,
+        health: &std::collections::BTreeMap<String, Health>,
+        ending: bool,
+    ) {
         let mut wanted: Vec<((String, What), Container, i64)> = Vec::new();
         for (role, c) in pod::ordered(of) {
             let Some(seen) = view.newest(&c.name).filter(|s| s.state == State::Running) else { continue };

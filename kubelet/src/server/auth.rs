@@ -67,7 +67,12 @@ pub(crate) struct Reviews {
 
 impl Reviews {
     /// The caller: of the certificate, else of the bearer token.
-    pub(crate) async fn authenticate(&self, shared: &Shared, certificate: Option<&User>, headers: &HeaderMap) -> Option<User> {
+    pub(crate) async fn authenticate(
+        &self,
+        shared: &Shared,
+        certificate: Option<&User>,
+        headers: &HeaderMap,
+    ) -> Option<User> {
         if let Some(user) = certificate {
             return Some(user.clone());
         }
@@ -88,7 +93,13 @@ impl Reviews {
         let status = &answer["status"];
         let user = (status["authenticated"] == true).then(|| User {
             name: status["user"]["username"].as_str().unwrap_or_default().to_string(),
-            groups: status["user"]["groups"].as_array().into_iter().flatten().filter_map(|g| g.as_str()).map(str::to_string).collect(),
+            groups: status["user"]["groups"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|g| g.as_str())
+                .map(str::to_string)
+                .collect(),
         });
         self.tokens.put(token.to_string(), user.clone());
         user

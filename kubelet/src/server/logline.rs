@@ -32,7 +32,10 @@ mod tests {
     #[test]
     fn lines_are_taken_apart() {
         let line = parse(b"2026-11-23T15:00:00.000000000Z stderr P:x a b \n").expect("a line");
-        assert_eq!((line.time, line.stderr, line.partial, line.text), ("2026-11-23T15:00:00.000000000Z", true, true, &b"a b "[..]));
+        assert_eq!(
+            (line.time, line.stderr, line.partial, line.text),
+            ("2026-11-23T15:00:00.000000000Z", true, true, &b"a b "[..])
+        );
         assert_eq!(parse(b"t stdout F\n").expect("empty").text, b"");
         for bad in [&b""[..], b"t", b"t stdlog F x", b"\xff stdout F x"] {
             assert_eq!(parse(bad), None);

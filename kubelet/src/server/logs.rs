@@ -125,7 +125,8 @@ pub(crate) fn with_rotated(log: &Path) -> Vec<PathBuf> {
         .map(|e| e.path())
         .filter(|p| {
             let file = p.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            file.strip_prefix(&name).is_some_and(|rest| rest.starts_with('.') && !rest.ends_with(".gz") && !rest.ends_with(".tmp"))
+            file.strip_prefix(&name)
+                .is_some_and(|rest| rest.starts_with('.') && !rest.ends_with(".gz") && !rest.ends_with(".tmp"))
         })
         .collect();
     all.sort();

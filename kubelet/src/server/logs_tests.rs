@@ -3,8 +3,8 @@
 use super::*;
 use crate::testing::TempDir;
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 fn line(n: usize, tag: &str, text: &str) -> String {
@@ -34,7 +34,8 @@ async fn read(path: &Path, query: &str) -> String {
 async fn options_choose_lines() {
     let dir = TempDir::new("logs");
     let log = dir.path().join("0.log");
-    std::fs::write(&log, line(1, "F", "a") + &line(5, "P", "b1 ") + &line(5, "F", "b2") + &line(9, "F", "c")).expect("log");
+    std::fs::write(&log, line(1, "F", "a") + &line(5, "P", "b1 ") + &line(5, "F", "b2") + &line(9, "F", "c"))
+        .expect("log");
     assert_eq!(read(&log, "").await, "a\nb1 b2\nc\n");
     assert_eq!(read(&log, "tailLines=1").await, "c\n");
     assert_eq!(read(&log, "tailLines=0").await, "");
@@ -100,7 +101,12 @@ async fn following_goes_on_through_rotation_and_ends_with_the_container() {
     std::fs::write(&log, line(3, "F", "c")).expect("new");
     assert_eq!(next().await.as_deref(), Some("c\n"));
     alive.store(false, Ordering::SeqCst);
-    std::fs::OpenOptions::new().append(true).open(&log).expect("open").write_all(line(4, "F", "d").as_bytes()).expect("last");
+    std::fs::OpenOptions::new()
+        .append(true)
+        .open(&log)
+        .expect("open")
+        .write_all(line(4, "F", "d").as_bytes())
+        .expect("last");
     assert_eq!(next().await.as_deref(), Some("d\n"));
     assert_eq!(next().await, None);
     task.await.expect("ends");

@@ -71,6 +71,8 @@ mod tests {
         }
         prune(&log, 2);
         assert!(log.exists() && dir.path().join("0.log.20261123-150003").exists() && dir.path().join("1.log").exists());
-        assert!(!dir.path().join("0.log.20261123-150001").exists() && !dir.path().join("0.log.20261123-150002").exists());
+        assert!(
+            !dir.path().join("0.log.20261123-150001").exists() && !dir.path().join("0.log.20261123-150002").exists()
+        );
     }
 }

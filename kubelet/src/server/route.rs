@@ -54,11 +54,19 @@ pub(crate) fn query(of: &str) -> Vec<(String, String)> {
         }
         String::from_utf8_lossy(&out).into_owned()
     };
-    of.split('&').filter(|p| !p.is_empty()).map(|p| p.split_once('=').unwrap_or((p, ""))).map(|(k, v)| (decode(k), decode(v))).collect()
+    of.split('&')
+        .filter(|p| !p.is_empty())
+        .map(|p| p.split_once('=').unwrap_or((p, "")))
+        .map(|(k, v)| (decode(k), decode(v)))
+        .collect()
 }
 
 /// The answer to one request.
-pub(crate) async fn answer(endpoint: &Endpoint, certificate: Option<&User>, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn answer(
+    endpoint: &Endpoint,
+    certificate: Option<&User>,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let path = request.uri().path().to_string();
     let shared = &endpoint.shared;
     let Some(user) = endpoint.reviews.authenticate(shared, certificate, request.headers()).await else {
@@ -66,7 +74,11 @@ pub(crate) async fn answer(endpoint: &Endpoint, certificate: Option<&User>, requ
     };
     if !endpoint.reviews.authorize(shared, &user, request.method(), &path).await {
         let resource = super::auth::subresource(&path);
-        let message = format!("Forbidden (user={}, verb={}, resource=nodes, subresource={resource})", user.name, request.method());
+        let message = format!(
+            "Forbidden (user={}, verb={}, resource=nodes, subresource={resource})",
+            user.name,
+            request.method()
+        );
         return text(StatusCode::FORBIDDEN, message);
     }
     match route(endpoint, &path, request).await {
@@ -98,17 +110,23 @@ async fn route(endpoint: &Endpoint, path: &str, request: Request<Incoming>) -> R
         ["pods"] if reads => Ok(json_of(&pod_list(endpoint))),
         ["runningpods"] if reads => Ok(json_of(&running_pods(endpoint).await?)),
         ["stats", "summary"] if reads => Ok(json_of(&stats::summary(shared, &endpoint.pods).await?)),
-        ["metrics"] if reads => Ok(full(StatusCode::OK, "text/plain; version=0.0.4", stats::metrics(shared, &endpoint.pods).await)),
+        ["metrics"] if reads => {
+            Ok(full(StatusCode::OK, "text/plain; version=0.0.4", stats::metrics(shared, &endpoint.pods).await))
+        }
         ["debug", "pod-timings"] if reads => Ok(json_of(&shared.timings.to_json())),
         ["containerLogs", namespace, name, container] if reads => {
             let options = logs::Options::parse(&query(request.uri().query().unwrap_or_default()), clock::wall())?;
             container_logs(endpoint, namespace, name, container, options).await
         }
-        ["exec", namespace, name, container] if streams => exec(endpoint, (namespace, name, None), container, request).await,
+        ["exec", namespace, name, container] if streams => {
+            exec(endpoint, (namespace, name, None), container, request).await
+        }
         ["exec", namespace, name, uid, container] if streams => {
             exec(endpoint, (namespace, name, Some(uid)), container, request).await
         }
-        ["attach", namespace, name, container] if streams => attach(endpoint, (namespace, name, None), container, request).await,
+        ["attach", namespace, name, container] if streams => {
+            attach(endpoint, (namespace, name, None), container, request).await
+        }
         ["attach", namespace, name, uid, container] if streams => {
             attach(endpoint, (namespace, name, Some(uid)), container, request).await
         }
@@ -155,17 +173,29 @@ async fn find(endpoint: &Endpoint, (namespace, name, uid): Named<'_>) -> Result<
 
 fn running<'a>(view: &'a View, of: &Pod, container: &str) -> Result<&'a Seen> {
     let found = view.newest(container).filter(|s| s.state == State::Running);
-    found.ok_or_else(|| Error::new(Kind::NotFound, format!("container {container} of pod {} is not running", pod::full_name(of))))
+    found.ok_or_else(|| {
+        Error::new(Kind::NotFound, format!("container {container} of pod {} is not running", pod::full_name(of)))
+    })
 }
 
-async fn exec(endpoint: &Endpoint, named: Named<'_>, container: &str, request: Request<Incoming>) -> Result<Response<Body>> {
+async fn exec(
+    endpoint: &Endpoint,
+    named: Named<'_>,
+    container: &str,
+    request: Request<Incoming>,
+) -> Result<Response<Body>> {
     let (of, view) = find(endpoint, named).await?;
     let wanted = Streams::parse(&query(request.uri().query().unwrap_or_default()));
     let url = stream::exec(&endpoint.shared, &running(&view, &of, container)?.id, wanted).await?;
     stream::proxy(request, &url).await
 }
 
-async fn attach(endpoint: &Endpoint, named: Named<'_>, container: &str, request: Request<Incoming>) -> Result<Response<Body>> {
+async fn attach(
+    endpoint: &Endpoint,
+    named: Named<'_>,
+    container: &str,
+    request: Request<Incoming>,
+) -> Result<Response<Body>> {
     let (of, view) = find(endpoint, named).await?;
     let wanted = Streams::parse(&query(request.uri().query().unwrap_or_default()));
     // Whether there is a terminal is the container's to say.
@@ -183,7 +213,13 @@ async fn port_forward(endpoint: &Endpoint, named: Named<'_>, request: Request<In
     stream::proxy(request, &url).await
 }
 
-async fn container_logs(endpoint: &Endpoint, namespace: &str, name: &str, container: &str, options: logs::Options) -> Result<Response<Body>> {
+async fn container_logs(
+    endpoint: &Endpoint,
+    namespace: &str,
+    name: &str,
+    container: &str,
+    options: logs::Options,
+) -> Result<Response<Body>> {
     let (of, view) = find(endpoint, (namespace, name, None)).await?;
     if pod::container(&of, container).is_none() {
         return Err(Error::new(Kind::NotFound, format!("container {container} is not in pod {namespace}/{name}")));

@@ -117,7 +117,8 @@ pub(crate) async fn metrics(shared: &Shared, pods: &Pods) -> String {
     let mut out = String::new();
     let all = pods.all();
     let _ = writeln!(out, "# TYPE kubelet_running_pods gauge\nkubelet_running_pods {}", all.len());
-    let _ = writeln!(out, "# TYPE kubelet_node_name gauge\nkubelet_node_name{{node=\"{}\"}} 1", shared.config.node_name);
+    let _ =
+        writeln!(out, "# TYPE kubelet_node_name gauge\nkubelet_node_name{{node=\"{}\"}} 1", shared.config.node_name);
     let stats = shared.cri.stats().await.unwrap_or_default();
     let _ = writeln!(out, "# TYPE container_cpu_usage_seconds_total counter");
     for s in &stats {
@@ -138,7 +139,9 @@ pub(crate) async fn metrics(shared: &Shared, pods: &Pods) -> String {
 fn names(s: &cri::ContainerStats) -> String {
     format!(
         "{{namespace=\"{}\",pod=\"{}\",container=\"{}\"}}",
-        label(s, labels::POD_NAMESPACE), label(s, labels::POD_NAME), label(s, labels::CONTAINER_NAME)
+        label(s, labels::POD_NAMESPACE),
+        label(s, labels::POD_NAME),
+        label(s, labels::CONTAINER_NAME)
     )
 }
 

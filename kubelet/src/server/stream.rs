@@ -130,7 +130,6 @@ pub(crate) async fn proxy(mut request: Request<Incoming>, url: &str) -> Result<R
     Ok(out)
 }
 
-
 /// The headers to pass on: all but those of the connection, and never the caller's credentials.
 fn pass_on(headers: &HeaderMap) -> HeaderMap {
     let mut out = headers.clone();
@@ -151,8 +150,21 @@ mod tests {
 
     #[test]
     fn both_spellings_are_understood() {
-        let a = Streams::parse(&pairs(&[("command", "sh"), ("command", "-c"), ("stdin", "true"), ("stdout", "true"), ("tty", "true"), ("stderr", "true")]));
-        let b = Streams::parse(&pairs(&[("command", "sh"), ("command", "-c"), ("input", "1"), ("output", "1"), ("tty", "1")]));
+        let a = Streams::parse(&pairs(&[
+            ("command", "sh"),
+            ("command", "-c"),
+            ("stdin", "true"),
+            ("stdout", "true"),
+            ("tty", "true"),
+            ("stderr", "true"),
+        ]));
+        let b = Streams::parse(&pairs(&[
+            ("command", "sh"),
+            ("command", "-c"),
+            ("input", "1"),
+            ("output", "1"),
+            ("tty", "1"),
+        ]));
         assert_eq!(a, b);
         assert!(!a.stderr);
         assert_eq!(Streams::parse(&pairs(&[("port", "80"), ("ports", "81,x")])).ports, [80, 81]);

@@ -36,7 +36,10 @@ fn read_dir(dir: &Path, node: &str) -> Vec<Arc<Pod>> {
     let plain = |p: &PathBuf| p.file_name().is_some_and(|n| !n.to_string_lossy().starts_with('.'));
     let mut pods = Vec::new();
     for path in paths.into_iter().filter(plain) {
-        match crate::files::read_capped(&path, LARGEST).map_err(|e| Error::io("read it", e)).and_then(|t| parse(&t, node)) {
+        match crate::files::read_capped(&path, LARGEST)
+            .map_err(|e| Error::io("read it", e))
+            .and_then(|t| parse(&t, node))
+        {
             Ok(pod) => pods.push(Arc::new(pod)),
             Err(why) => tracing::warn!(file = %path.display(), %why, "static pod is left out"),
         }

@@ -59,7 +59,11 @@ pub(crate) async fn watch_services(api: Api, say: watch::Sender<Option<Arc<Vec<S
     let listening = async {
         let mut all: HashMap<String, Service> = HashMap::new();
         let key = |s: &Service| {
-            format!("{}/{}", s.metadata.namespace.as_deref().unwrap_or_default(), s.metadata.name.as_deref().unwrap_or_default())
+            format!(
+                "{}/{}",
+                s.metadata.namespace.as_deref().unwrap_or_default(),
+                s.metadata.name.as_deref().unwrap_or_default()
+            )
         };
         while let Some(change) = changes.recv().await {
             match change {

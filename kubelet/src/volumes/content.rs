@@ -130,7 +130,12 @@ fn put(out: &mut Vec<Payload>, path: String, data: Vec<u8>, mode: i32) {
     out.push(Payload { path, data, mode: (mode & 0o777) as u32, owner: None });
 }
 
-fn downward(inputs: &Inputs<'_>, items: Option<&Vec<DownwardAPIVolumeFile>>, mode: i32, out: &mut Vec<Payload>) -> Result<()> {
+fn downward(
+    inputs: &Inputs<'_>,
+    items: Option<&Vec<DownwardAPIVolumeFile>>,
+    mode: i32,
+    out: &mut Vec<Payload>,
+) -> Result<()> {
     for item in items.into_iter().flatten() {
         let text = match (&item.field_ref, &item.resource_field_ref) {
             (Some(field), _) => fields::field(inputs.pod, &field.field_path, inputs.addresses)?,
@@ -195,25 +200,44 @@ mod tests {
             BTreeMap::from([("a".to_string(), b"1".to_vec()), ("b".to_string(), b"2".to_vec())]),
         )]);
         let tokens = BTreeMap::from([(TokenWish { audience: String::new(), seconds: 3600 }, "tok".to_string())]);
-        let inputs = Inputs { pod: &pod, sources: &sources, tokens: &tokens, addresses: &Addresses::default(), allocatable: &Resources::new() };
+        let inputs = Inputs {
+            pod: &pod,
+            sources: &sources,
+            tokens: &tokens,
+            addresses: &Addresses::default(),
+            allocatable: &Resources::new(),
+        };
         let all = files(&inputs, &volume)?.expect("a volume of files");
-        Ok(all.into_iter().map(|f| format!("{} {:o} {:?} {}\n", f.path, f.mode, f.owner, String::from_utf8_lossy(&f.data))).collect())
+        Ok(all
+            .into_iter()
+            .map(|f| format!("{} {:o} {:?} {}\n", f.path, f.mode, f.owner, String::from_utf8_lossy(&f.data)))
+            .collect())
     }
 
     #[test]
     fn volumes_of_files() {
         let none = json!({});
-        assert_eq!(made(json!({"configMap": {"name": "cm"}}), none.clone()).expect("cm"), "a 644 None 1\nb 644 None 2\n");
+        assert_eq!(
+            made(json!({"configMap": {"name": "cm"}}), none.clone()).expect("cm"),
+            "a 644 None 1\nb 644 None 2\n"
+        );
         assert_eq!(
             made(json!({"configMap": {"name": "cm", "defaultMode": 256, "items": [{"key": "b", "path": "x/y"}, {"key": "a", "path": "z", "mode": 511}]}}), none.clone()).expect("items"),
             "x/y 400 None 2\nz 777 None 1\n"
         );
-        assert_eq!(made(json!({"secret": {"secretName": "no", "optional": true}}), none.clone()).expect("optional"), "");
         assert_eq!(
-            made(json!({"projected": {"sources": [
+            made(json!({"secret": {"secretName": "no", "optional": true}}), none.clone()).expect("optional"),
+            ""
+        );
+        assert_eq!(
+            made(
+                json!({"projected": {"sources": [
                 {"downwardAPI": {"items": [{"path": "l", "fieldRef": {"fieldPath": "metadata.labels"}},
                     {"path": "m", "resourceFieldRef": {"containerName": "c", "resource": "limits.memory"}}]}},
-                {"serviceAccountToken": {"path": "token"}}]}}), json!({"runAsUser": 5})).expect("projected"),
+                {"serviceAccountToken": {"path": "token"}}]}}),
+                json!({"runAsUser": 5})
+            )
+            .expect("projected"),
             "l 644 None a=\"b\"\nm 644 None 2097152\ntoken 600 Some(5) tok\n"
         );
     }

@@ -65,7 +65,13 @@ pub(crate) async fn set_up(shared: &Shared, of: &Pod) -> Result<Volumes> {
     let (sources, tokens) = tokio::try_join!(fetch(shared, of, &volumes), tokens::fetch(shared, of, &volumes))?;
     let plain: BTreeMap<TokenWish, String> = tokens.iter().map(|(w, t)| (w.clone(), t.token.clone())).collect();
     let addresses = Addresses { host: shared.node.ips(), ..Addresses::default() };
-    let inputs = Inputs { pod: of, sources: &sources, tokens: &plain, addresses: &addresses, allocatable: &shared.node.allocatable };
+    let inputs = Inputs {
+        pod: of,
+        sources: &sources,
+        tokens: &plain,
+        addresses: &addresses,
+        allocatable: &shared.node.allocatable,
+    };
     let mut payloads = BTreeMap::new();
     for volume in &volumes {
         let files = content::files(&inputs, volume).map_err(|e| failed(volume, e))?;
@@ -149,7 +155,8 @@ fn empty_dir(dir: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> R
     if is_new {
         files::make_dir(dir, 0o777)?;
         if let Some(group) = group {
-            chown(dir, None, Some(group)).map_err(|e| Error::io(format!("give {} to group {group}", dir.display()), e))?;
+            chown(dir, None, Some(group))
+                .map_err(|e| Error::io(format!("give {} to group {group}", dir.display()), e))?;
             fs::set_permissions(dir, fs::Permissions::from_mode(0o2777))
                 .map_err(|e| Error::io(format!("set the mode of {}", dir.display()), e))?;
         }

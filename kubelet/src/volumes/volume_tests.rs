@@ -32,7 +32,11 @@ fn unsupported_kinds_are_refused() {
         json!({"name": "v", "gitRepo": {"repository": "r"}}),
         json!({"name": "v", "emptyDir": {"medium": "HugePages"}}),
     ] {
-        assert_eq!(make(dir.path(), "u", &volume(v.clone()), None, None).expect_err("refused").kind(), crate::Kind::Pod, "{v}");
+        assert_eq!(
+            make(dir.path(), "u", &volume(v.clone()), None, None).expect_err("refused").kind(),
+            crate::Kind::Pod,
+            "{v}"
+        );
     }
 }
 
