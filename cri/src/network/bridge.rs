@@ -3,7 +3,7 @@
 use super::config::NetworkConfig;
 use super::inside::{self, within};
 use super::leases::{DEVICE_PREFIX, Lease, Leases};
-use super::link::{self, Mac, Pair};
+use super::link::{self, Link, Mac, Pair};
 use super::netlink::Socket;
 use super::{Attachment, PortMapping, firewall, nft};
 use crate::error::{Context as _, Error, Kind, Result};
@@ -27,6 +27,8 @@ pub(super) struct Bridge {
     kernel: Mutex<Kernel>,
     /// Held for moments.
     leases: Mutex<Leases>,
+    /// Devices of pods that wait to be detached, for whoever has the kernel next to remove together.
+    leaving: Mutex<Vec<String>>,
 }
 
 /// Sockets of the daemon's network namespace; they stay there, whichever thread uses them.
@@ -67,7 +69,7 @@ impl Bridge {
         };
         kernel.make_bridge(&config)?;
         forward()?;
-        let bridge = Self { config, kernel: Mutex::new(kernel), leases: Mutex::new(leases) };
+        let bridge = Self { config, kernel: Mutex::new(kernel), leases: Mutex::new(leases), leaving: Mutex::default() };
         bridge.apply_firewall(&mut bridge.kernel())?;
         Ok(bridge)
     }
@@ -78,6 +80,10 @@ impl Bridge {
 
     fn leases(&self) -> MutexGuard<'_, Leases> {
         self.leases.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, Vec<String>> {
+        self.leaving.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 
     pub(super) fn attach(&self, pod: &str, netns: &Path, ports: &[PortMapping]) -> Result<Attachment> {
@@ -160,6 +166,9 @@ impl Bridge {
     }
 
     pub(super) fn detach(&self, pod: &str) -> Result<()> {
+        if let Some((_, lease)) = self.leases().of(pod) {
+            self.leaving().push(lease.device.clone());
+        }
         self.withdraw(&mut self.kernel(), pod)
     }
 
@@ -167,7 +176,12 @@ impl Bridge {
         let Some(lease) = self.leases().of(pod).map(|(_, lease)| lease.clone()) else {
             return Ok(());
         };
-        kernel.delete(&lease.device).context(|| format!("detach pod {pod}: remove {}", lease.device))?;
+        // Those that wait for the kernel behind this one go along; they find their own device absent then.
+        let mut devices = std::mem::take(&mut *self.leaving());
+        devices.push(lease.device);
+        devices.sort();
+        devices.dedup();
+        kernel.delete(&devices).context(|| format!("detach pod {pod}: remove {devices:?}"))?;
         if !lease.ports.is_empty() {
             self.apply_firewall_without(kernel, Some(pod))?;
         }
@@ -191,7 +205,11 @@ impl Bridge {
         let mut kernel = self.kernel();
         let pods: Vec<String> = self.leases().all().map(|(_, lease)| lease.pod.clone()).collect();
         let mut outcome = Ok(());
-        for pod in pods.iter().filter(|pod| !living.contains(*pod)) {
+        let dead: Vec<&String> = pods.iter().filter(|pod| !living.contains(*pod)).collect();
+        let devices = dead.iter().filter_map(|pod| self.leases().of(pod).map(|(_, lease)| lease.device.clone()));
+        let devices: Vec<String> = devices.collect();
+        self.leaving().extend(devices);
+        for pod in dead {
             outcome = outcome.and(self.withdraw(&mut kernel, pod));
         }
         outcome = outcome.and(self.delete_strays(&mut kernel));
@@ -203,17 +221,10 @@ impl Bridge {
         let known: HashSet<String> = self.leases().all().map(|(_, lease)| lease.device.clone()).collect();
         let bridge = kernel.bridge(&self.config)?;
         let links = link::list(&mut kernel.route).context(|| "list links")?;
-        let mut outcome = Ok(());
-        for stray in links
-            .iter()
-            .filter(|link| link.master == bridge && link.kind == "veth" && link.name.starts_with(DEVICE_PREFIX))
-        {
-            if !known.contains(&stray.name) {
-                let gone = kernel.delete(&stray.name);
-                outcome = outcome.and(gone.context(|| format!("remove {}", stray.name)));
-            }
-        }
-        outcome
+        let ours = |link: &Link| link.master == bridge && link.kind == "veth" && link.name.starts_with(DEVICE_PREFIX);
+        let strays = links.into_iter().filter(ours).map(|link| link.name).filter(|name| !known.contains(name));
+        let strays: Vec<String> = strays.collect();
+        kernel.delete(&strays).context(|| format!("remove {strays:?}"))
     }
 
     /// Addresses handed out, and all that there are.
@@ -239,7 +250,7 @@ impl Bridge {
             outcome = outcome.and(gone.context(|| format!("remove nf_tables table {table}")));
         }
         kernel.bridge = 0;
-        outcome.and(kernel.delete(name).context(|| format!("remove bridge {name}")))
+        outcome.and(kernel.delete(std::slice::from_ref(name)).context(|| format!("remove bridge {name}")))
     }
 }
 
@@ -291,7 +302,9 @@ impl Kernel {
             match self.route.request(vec![link::new_pair(&pair)]) {
                 Ok(()) => break,
                 // Left over from an attach that was cut short, or from before a change of the records.
-                Err(Errno::EEXIST) if !last => self.delete(&lease.device).context(what)?,
+                Err(Errno::EEXIST) if !last => {
+                    self.delete(std::slice::from_ref(&lease.device)).context(what)?;
+                }
                 // The bridge is another one by now.
                 Err(Errno::ENODEV | Errno::EINVAL) if !last => self.bridge = 0,
                 Err(errno) => return Err(errno).context(what),
@@ -304,12 +317,9 @@ impl Kernel {
         hairpin.context(|| format!("set hairpin on {}", lease.device))
     }
 
-    /// Removes a link; one that is absent is no error.
-    fn delete(&mut self, name: &str) -> Result<(), Errno> {
-        match self.route.request(vec![link::delete(name)]) {
-            Err(Errno::ENODEV) => Ok(()),
-            other => other,
-        }
+    /// Removes links; those that are absent are no error.
+    fn delete(&mut self, names: &[String]) -> Result<(), Errno> {
+        link::delete_all(&mut self.route, names)
     }
 }
 

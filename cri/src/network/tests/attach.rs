@@ -141,8 +141,18 @@ fn forty_attaches_at_once() {
         let ips: HashSet<IpAddr> = tasks.join_all().await.into_iter().collect();
         assert_eq!(ips.len(), 40);
         assert_eq!(links().len(), 40);
+        // Half of them leave at once, as on a drain; the neighbours stay.
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..20 {
+            let network = network.clone();
+            tasks.spawn(async move { network.detach(&format!("pod-{number}"), None).await.unwrap() });
+        }
+        tasks.join_all().await;
+        assert_eq!(links().len(), 20);
+        assert_eq!(network.status().await.used, 20);
         network.reconcile(&HashSet::new()).await.unwrap();
         assert_eq!(links(), [""; 0]);
+        assert_eq!(network.status().await.used, 0);
     });
 }
 
@@ -166,7 +176,7 @@ fn the_bridge_comes_back_when_somebody_removed_it() {
     house("removed", |house| async move {
         let network = house.open().await;
         let a = house.pod("a").await;
-        Socket::route().unwrap().request(vec![link::delete("gantry-test0")]).unwrap();
+        link::delete_all(&mut Socket::route().unwrap(), &["gantry-test0".into()]).unwrap();
         assert!(!network.status().await.ready);
         let given = network.attach("a", &a, &[]).await.unwrap();
         greet(&a, address(given.ips[0], 80));
