@@ -201,6 +201,21 @@ async fn content_that_lies_is_refused_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_lies_about_its_layers_is_refused() {
+    let house = House::new("diff-id");
+    let layers = [(Tape::new().file("a", "1").end(), Packing::Gzip)];
+    for (at, diff_ids) in
+        [vec![gantry_images::Digest::of(b"other")], vec![], vec![gantry_images::Digest::of(b"x"); 2]].iter().enumerate()
+    {
+        let layout = tape::layout_that_says(&house.path(&format!("oci{at}")), "x:1", &layers, diff_ids.clone());
+        let why = house.store().import(&layout, None).await.unwrap_err();
+        assert_eq!(why.kind(), Kind::Invalid, "{why}");
+        assert!(house.store().images().is_empty());
+    }
+    assert_eq!(std::fs::read_dir(house.path("store/layers")).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bomb_is_stopped() {
     let house = House::new("bomb");
     let mut config = house.config();

@@ -129,3 +129,100 @@ async fn a_registry_that_is_down_and_comes_back() {
     registry.restart();
     store.pull(&registry.name("web:1"), &PullOptions::default(), quiet()).await.unwrap();
 }
+
+fn run(command: &mut std::process::Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Names whichever of the programs is missing.
+fn have(test: &str, programs: &[&str]) -> bool {
+    let missing = programs.iter().find(|program| !std::path::Path::new("/usr/bin").join(program).exists());
+    if let Some(missing) = missing {
+        eprintln!("SKIPPED {test}: needs {missing} (apt install {missing})");
+    }
+    missing.is_none()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_skopeo_pushes_in_dockers_format() {
+    let test = "what_skopeo_pushes_in_dockers_format";
+    if !registry::installed(test) || !have(test, &["skopeo"]) {
+        return;
+    }
+    let house = House::new("skopeo");
+    let registry = Registry::start(&house.path("registry"));
+    let layout = house.layout("web", &[("bin/sh", "#!"), ("etc/x", "1")]);
+    let from = format!("oci:{}:docker.io/library/web:1", layout.display());
+    for (form, tag) in [("v2s2", "docker"), ("oci", "oci")] {
+        let to = format!("docker://{}/web:{tag}", registry.address);
+        let mut skopeo = std::process::Command::new("skopeo");
+        run(skopeo.args(["copy", "--insecure-policy", "--dest-tls-verify=false", "--format", form, &from, &to]));
+    }
+    let store = house.store();
+    let pull = async |tag: &str| {
+        let name = registry.name(&format!("web:{tag}"));
+        store.pull(&name, &PullOptions::default(), quiet()).await.unwrap()
+    };
+    let (docker, oci) = (pull("docker").await, pull("oci").await);
+    assert_ne!(docker.manifest, oci.manifest);
+    assert_eq!(docker.config.rootfs().diff_ids(), oci.config.rootfs().diff_ids());
+    assert_eq!(std::fs::read_dir(house.path("store/layers")).unwrap().count(), 1, "the layer is kept once");
+    // And back out of our own archive: skopeo makes an OCI archive, which is imported.
+    let archive = house.path("archive.tar");
+    let to = format!("oci-archive:{}:web:3", archive.display());
+    run(std::process::Command::new("skopeo").args(["copy", "--insecure-policy", &from, &to]));
+    let images = store.import(&archive, None).await.unwrap();
+    assert_eq!(images[0].config.rootfs().diff_ids(), oci.config.rootfs().diff_ids());
+    assert_eq!(images[0].repo_tags.last().unwrap(), "docker.io/library/web:3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_with_an_own_authority_and_a_password() {
+    let test = "tls_with_an_own_authority_and_a_password";
+    if !registry::installed(test) || !have(test, &["openssl"]) {
+        return;
+    }
+    let house = House::new("tls");
+    let dir = house.path("registry");
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = |name: &str| dir.join(name).display().to_string();
+    let mut openssl = std::process::Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
+    openssl.args([
+        "-subj",
+        "/CN=gantry test",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+    ]);
+    run(openssl.args(["-keyout", &file("key.pem"), "-out", &file("cert.pem")]));
+    // `me` with the password `canary`, by htpasswd -nbB.
+    std::fs::write(file("passwd"), "me:$2y$05$c6V30MkSMyjq2yvvJEEjHOmuqRowTCesXvE40zGZsla5Ary5fXfW6\n").unwrap();
+    let layout = house.layout("web", &[("etc/x", "1")]);
+    let mut registry = Registry::start(&dir);
+    registry.push_layout(&layout, "web", "1").await;
+    registry.kill();
+    registry.secure(&file("cert.pem"), &file("key.pem"), &file("passwd"));
+    let name = registry.name("web:1");
+    let hosts = house.path("hosts");
+    std::fs::create_dir_all(hosts.join(registry.address.to_string())).unwrap();
+    let toml = format!("server = \"https://{}\"\nca = \"{}\"\n", registry.address, file("cert.pem"));
+    let config = gantry_images::Config { hosts_dir: Some(hosts.clone()), ..house.config() };
+    let store = Store::open(config).unwrap();
+    let options = |password: &str| {
+        let auth = gantry_images::Auth::Basic { user: "me".into(), password: gantry_images::Secret::new(password) };
+        PullOptions { auth: Some(auth), ..PullOptions::default() }
+    };
+    let at = hosts.join(registry.address.to_string()).join("hosts.toml");
+    std::fs::write(&at, toml.replace("ca =", "#")).unwrap();
+    let why = store.pull(&name, &options("canary"), quiet()).await.unwrap_err();
+    assert!(why.kind() == Kind::Unavailable && why.to_string().contains("certificate"), "{why}");
+    std::fs::write(&at, toml).unwrap();
+    for wrong in [PullOptions::default(), options("guess")] {
+        let why = store.pull(&name, &wrong, quiet()).await.unwrap_err();
+        assert_eq!(why.kind(), Kind::Unauthorized, "{why}");
+    }
+    store.pull(&name, &options("canary"), quiet()).await.unwrap();
+}

@@ -69,6 +69,16 @@ impl Registry {
         self.wait();
     }
 
+    /// Starts it again on the same port with TLS and a password file.
+    pub fn secure(&mut self, certificate: &str, key: &str, passwords: &str) {
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        let http = format!("http: {{addr: '{}', tls: {{certificate: {certificate}, key: {key}}}}}", self.address);
+        let text = text.replace(&format!("http: {{addr: '{}'}}", self.address), &http);
+        let auth = format!("auth: {{htpasswd: {{realm: test, path: {passwords}}}}}\n");
+        std::fs::write(&self.config, text + &auth).unwrap();
+        self.restart();
+    }
+
     pub fn name(&self, rest: &str) -> gantry_images::Reference {
         format!("{}/{rest}", self.address).parse().unwrap()
     }
