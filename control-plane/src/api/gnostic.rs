@@ -167,7 +167,7 @@ mod tests {
             b"\x12\x06\x0a\x01K\x12\x01v",
             b"\x42\x00",
             // Definitions{NamedSchema{"A", Schema{type{"object"}, NamedAny{"x-k", Any{yaml "[1]"}}}}}
-            b"\x4a\x22\x0a\x20\x0a\x01A\x12\x1b\xb2\x01\x08\x0a\x06object\xfa\x01\x0d",
+            b"\x4a\x21\x0a\x1f\x0a\x01A\x12\x1a\xb2\x01\x08\x0a\x06object\xfa\x01\x0c",
             b"\x0a\x03x-k\x12\x05\x12\x03[1]",
         ]
         .concat();

@@ -42,7 +42,7 @@ pub(crate) async fn resource(
     let form = choose(header(request.headers(), ACCEPT.as_str()))?;
     let include = query.get("includeObject").to_owned();
     if verb == "watch" {
-        return stream::watch(api, narrowed(call), form, &query);
+        return stream::watch(api, call, form, &query);
     }
     if verb == "list" {
         let page = verbs::page(api, &call, &query.list(&call.kind)?)?;
@@ -52,12 +52,6 @@ pub(crate) async fn resource(
     let mut response = respond::one(&call, form, &include, status, object);
     respond::warn(&mut response, call.warnings());
     Ok(response)
-}
-
-/// A watch of one object by its path has its name in the call; the selector has it too then.
-fn narrowed(mut call: Call) -> Call {
-    call.name = String::new();
-    call
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
@@ -73,7 +67,8 @@ fn call_of(api: &Api, user: Arc<User>, target: &Target, verb: &str, query: &Quer
     if !kind.namespaced && !target.namespace.is_empty() {
         return Err(missing());
     }
-    if !kind.allows(&target.subresource, verb) && !(target.subresource == "proxy" && verb == "list") {
+    let creates_named = verb == "create" && !target.name.is_empty() && target.subresource.is_empty();
+    if creates_named || !kind.allows(&target.subresource, verb) {
         let text = "the server does not allow this method on the requested resource";
         return Err(Error::new(Kind::MethodNotAllowed, text).about(&kind.group, &kind.plural, &target.name));
     }

@@ -40,6 +40,11 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(test)]
+pub(crate) use body::{Body, full};
+#[cfg(test)]
+pub(crate) use http::answer;
+
 use crate::access::{Access, User};
 use crate::error::Result;
 use crate::kinds::{Kind, Kinds};
@@ -170,3 +175,6 @@ impl Call {
 pub(crate) fn success() -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
 }
+
+#[cfg(test)]
+mod tests;

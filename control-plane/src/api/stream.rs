@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::body::Body;
 use super::negotiate::{Form, Shape};
 use super::query::Query;
+use super::selector::Selector;
 use super::verbs::{ListQuery, page};
 use super::watch::{Change, Subscription, shown};
 use super::{Api, Call, convert, object, respond, table};
@@ -51,7 +52,11 @@ struct Stream {
 /// # Errors
 /// `Expired` for a revision that is gone; `BadRequest` for options that do not go together.
 pub(crate) fn watch(api: &Arc<Api>, call: Call, form: Form, query: &Query) -> Result<Response<Body>> {
-    let list = query.list(&call.kind)?;
+    let mut list = query.list(&call.kind)?;
+    if !call.name.is_empty() {
+        // The old way to watch one object: by its path.
+        list.selector = Selector::parse(&call.kind, "", &format!("metadata.name={}", call.name))?;
+    }
     let initial_events = query.flag("sendInitialEvents");
     if initial_events && query.get("resourceVersionMatch") != "NotOlderThan" {
         let text = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";

@@ -44,6 +44,8 @@ pub fn before_create(kind: &Kind, object: &mut Value) {
 pub fn before_update(kind: &Kind, subresource: &str, new: &mut Value, old: &Value) {
     match subresource {
         "status" => status_only(kind, new, old),
+        // The server's own doing: it gives a pod its node and the condition that says so.
+        "binding" => {}
         "finalize" => {
             let finalizers = new["spec"]["finalizers"].take();
             *new = old.clone();
