@@ -182,6 +182,8 @@ fn build(
 ) -> Result<Created> {
     let layout = Layout::discover()?;
     let cgroup = Cgroup::at(&layout, &cgroup_path(spec, request.id))?;
+    // Before the first record: what is recorded is what a rollback takes apart.
+    refuse_used(&cgroup)?;
     let facts = facts(request, spec, bundle, &cgroup);
     home.record(&facts)?;
     let filter = compile(spec)?;
@@ -333,12 +335,16 @@ pub(crate) fn host(layout: &Layout, cgroup: &Cgroup) -> Result<Host> {
     })
 }
 
+fn refuse_used(cgroup: &Cgroup) -> Result<()> {
+    if !cgroup.exists() || !cgroup.is_populated()? {
+        return Ok(());
+    }
+    let what = format!("cgroup {} has processes in it already", cgroup.path().display());
+    Err(Error::new(Kind::Exists, what))
+}
+
 /// Makes the cgroup, gives it its limits and opens its doors.
 fn limit(cgroup: &Cgroup, spec: &Spec) -> Result<Doors> {
-    if cgroup.exists() && cgroup.is_populated()? {
-        let what = format!("cgroup {} has processes in it already", cgroup.path().display());
-        return Err(Error::new(Kind::Exists, what));
-    }
     cgroup.create()?;
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     if let Some(resources) = resources {

@@ -163,7 +163,7 @@ impl Words {
                 let name = name.rsplit('/').next().unwrap_or_default();
                 Error::system(format!("exec: {name:?}: executable file not found in $PATH"), errno).as_kind(Kind::Program)
             }
-            Step::Program(_) | Step::Exec => error.as_kind(Kind::Program),
+            Step::Program(_) | Step::Exec(_) => error.as_kind(Kind::Program),
             Step::WorkingDirectory(_) if errno.raw() == libc::EXDEV => {
                 Error::new(Kind::Invalid, format!("{step}: the working directory is outside of the container"))
             }

@@ -209,7 +209,7 @@ fn end(init: Init) -> Result<()> {
 /// # Errors
 /// `NotFound`; `WrongState` for one that was killed in its first moments (`delete` removes it).
 pub fn state(root: &Path, id: &str) -> Result<Snapshot> {
-    snapshot(Home::open(root, id)?).context(|| format!("state of {id}"))
+    Home::open(root, id).and_then(snapshot).context(|| format!("state of {id}"))
 }
 
 fn snapshot(home: Home) -> Result<Snapshot> {
@@ -286,7 +286,7 @@ pub fn resume(root: &Path, id: &str) -> Result<()> {
 }
 
 fn thaw_or_freeze(root: &Path, id: &str, op: Op, act: impl Fn(&Cgroup) -> Result<()>) -> Result<()> {
-    let found = Found::in_home(Home::lock(root, id)?)?;
+    let found = Home::lock(root, id).and_then(Found::in_home)?;
     status::allow(op, found.status)?;
     act(&found.cgroup()?)
 }

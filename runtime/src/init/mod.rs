@@ -106,7 +106,7 @@ impl Init<'_> {
             Step::Hide => Ok(process::set_dumpable(false)?),
             Step::AwaitStart => Ok(self.await_start()?),
             Step::Hook(hook) => Ok(hook::run(hook, self.ground.state.as_ref())?),
-            Step::Exec => Err(self.exec(steps).into()),
+            Step::Exec(_) => Err(self.exec(steps).into()),
             other => self.perform_filesystem(other),
         }
     }

@@ -135,7 +135,7 @@ pub(super) fn become_it(
         steps.push(hook("startContainer", found)?);
     }
     steps.extend(filter);
-    steps.push(Step::Exec);
+    steps.push(Step::Exec(process.args().iter().flatten().next().cloned().unwrap_or_default()));
     Ok(())
 }
 

@@ -107,8 +107,8 @@ pub enum Step {
     AwaitStart,
     /// Run a hook with the state on its standard input.
     Hook(Box<Hook>),
-    /// Become the program.
-    Exec,
+    /// Become the program, which the user calls so.
+    Exec(String),
 }
 
 /// A mount and where it goes.
@@ -307,7 +307,8 @@ impl Step {
             }
             Step::AwaitStart => f.write_str("await start"),
             Step::Hook(hook) => write!(f, "run {} hook {}", hook.kind, hook.path.to_string_lossy()),
-            _ => f.write_str("execute the program"),
+            Step::Exec(name) => write!(f, "execute {name}"),
+            _ => Ok(()),
         }
     }
 }

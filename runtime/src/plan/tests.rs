@@ -104,7 +104,7 @@ find program /bin/sh
 await Recorded
 say Ready
 await start
-execute the program
+execute sh
 ";
     assert_eq!(text(&[]), expected);
 }
@@ -112,7 +112,7 @@ execute the program
 #[test]
 fn run_does_not_wait() {
     let plan = planned(&[], &host(), Wishes::default()).unwrap().to_string();
-    assert!(plan.ends_with("await Recorded\nexecute the program\n"), "{plan}");
+    assert!(plan.ends_with("await Recorded\nexecute sh\n"), "{plan}");
 }
 
 #[test]
@@ -284,5 +284,5 @@ fn exec_hides_before_it_joins() {
         ),
         "{plan}"
     );
-    assert!(plan.ends_with("await Recorded\nexecute the program\n"), "{plan}");
+    assert!(plan.ends_with("await Recorded\nexecute sh\n"), "{plan}");
 }

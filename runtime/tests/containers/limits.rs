@@ -1,0 +1,65 @@
+//! Limits that are really in force.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::house::house;
+
+#[test]
+fn memory_is_limited() {
+    let mut house = house!("memory");
+    house.set("/linux/resources/memory", json!({ "limit": 16 << 20, "swap": 16 << 20 }));
+    house.push("/mounts", json!({ "destination": "/run", "type": "tmpfs", "source": "run", "options": ["size=64m"] }));
+    house.script("dd if=/dev/zero of=/run/big bs=1M count=32 2>/dev/null && echo survived");
+    let said = house.run();
+    assert!(said.code != 0 && said.out.is_empty(), "{said:?}");
+    house.script("dd if=/dev/zero of=/run/big bs=1M count=4 2>/dev/null && echo survived");
+    assert_eq!(house.prints(), "survived\n");
+}
+
+#[test]
+fn processes_are_limited() {
+    let mut house = house!("pids");
+    house.set("/linux/resources/pids", json!({ "limit": 5 }));
+    house.script("for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; wait");
+    let said = house.run();
+    assert!(said.err.contains("can't fork") || said.err.contains("Resource temporarily unavailable"), "{said:?}");
+}
+
+#[test]
+fn cpu_time_is_limited() {
+    let mut house = house!("cpu");
+    house.set("/linux/resources/cpu", json!({ "quota": 2_000, "period": 100_000 }));
+    house.sleeping();
+    let stat = house.cgroups().into_iter().find_map(|dir| {
+        let name = if dir.join("cpu.cfs_quota_us").exists() { "cpu.cfs_quota_us" } else { "cpu.max" };
+        fs::read_to_string(dir.join(name)).ok()
+    });
+    assert!(stat.as_deref().is_some_and(|text| text.starts_with("2000")), "{stat:?}");
+    let before = throttled(&house);
+    let said = house.call(&["exec", "c", "busybox", "timeout", "1", "sh", "-c", "while :; do :; done"]);
+    assert!(throttled(&house) > before, "a busy loop is held back: {said:?}");
+    house.ok(&["delete", "--force", "c"]);
+}
+
+fn throttled(house: &crate::house::House) -> u64 {
+    let text = house
+        .cgroups()
+        .into_iter()
+        .find_map(|dir| fs::read_to_string(dir.join("cpu.stat")).ok().filter(|text| text.contains("nr_throttled")));
+    let text = text.unwrap();
+    let line = text.lines().find(|line| line.starts_with("nr_throttled")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_cgroup_that_is_in_use_is_refused() {
+    let mut house = house!("used");
+    house.sleeping();
+    let said = house.call(&["create", "d"]);
+    assert_eq!(said.code, 1);
+    assert!(said.err.contains("has processes in it already"), "{said:?}");
+    assert_eq!(house.status(), "running", "the refused one did no harm");
+    house.ok(&["delete", "--force", "c"]);
+}

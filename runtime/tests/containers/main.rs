@@ -1,0 +1,11 @@
+//! Real containers, as root on this host, through the binary's command line as a container engine would use it.
+//!
+//! Each test has a house of its own: state root, bundle, cgroup path. Its end fails on a process, mount, cgroup or
+//! state directory that was left behind.
+
+mod hostile;
+mod house;
+mod identity;
+mod isolation;
+mod lifecycle;
+mod limits;
