@@ -26,8 +26,10 @@ pub(super) const WINDOW: usize = 64 << 10;
 pub(super) const PIECE: usize = 32 << 10;
 /// Frames that wait for a slow client.
 const QUEUE: usize = 8;
-/// How long the client may take to read the end and close, after which the connection is cut.
-const LINGER: Duration = Duration::from_secs(30);
+/// How long the client may take to close, once it was sent everything.
+const LINGER: Duration = Duration::from_secs(10);
+/// How long it may take, once the work is done, to be sent everything: over a slow line the last frames need minutes.
+const LAST_FRAMES: Duration = Duration::from_secs(600);
 /// A ping this often finds a client that went without a word while nothing is being read from it.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Open streams of one connection; a port-forward has two for each of the user's connections.
@@ -337,6 +339,12 @@ fn gone() -> Error {
     Error::internal("the client is gone")
 }
 
+/// What the writing half of a transport does after the last word: the client closes, which the reading half sees first.
+pub(super) async fn linger() -> Result<()> {
+    tokio::time::sleep(LINGER).await;
+    Err(Error::internal("the client did not close after the end"))
+}
+
 /// Runs a connection and the work on it. When the work is done, what it sent is delivered and the connection closed;
 /// when the client goes first, the work is dropped where it stands.
 pub(super) async fn serve(
@@ -358,6 +366,6 @@ pub(super) async fn serve(
     tokio::select! {
         ended = transport => ended,
         () = close => Ok(()),
-        () = tokio::time::sleep(LINGER) => Ok(()),
+        () = tokio::time::sleep(LAST_FRAMES) => Ok(()),
     }
 }

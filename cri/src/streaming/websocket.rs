@@ -10,7 +10,7 @@
 //! | `v4.channel.k8s.io`, `v4.base64.channel.k8s.io` | the same two | `metav1.Status` as JSON |
 //! | `v5.channel.k8s.io` | binary; `255, n` closes channel n | `metav1.Status` as JSON |
 
-use super::mux::{KEEPALIVE, Mux, Outgoing};
+use super::mux::{KEEPALIVE, Mux, Outgoing, linger};
 use crate::error::{Context as _, Error, Kind, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -163,8 +163,8 @@ pub(super) fn farewell() -> Message {
     Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() }))
 }
 
-/// Ends with an error when the client cannot be written to, and not at all otherwise: after `Close` it waits for the
-/// reading half to see the client's own.
+/// Ends with an error only: when the client cannot be written to, or does not close after `Close`, which the
+/// reading half sees first.
 async fn write<T>(
     mut sink: SplitSink<WebSocketStream<T>, Message>,
     mut queue: mpsc::Receiver<Outgoing>,
@@ -184,7 +184,7 @@ where
         sink.send(message).await.map_err(std::io::Error::other).context(|| "write to the client")?;
     }
     sink.send(farewell()).await.map_err(std::io::Error::other).context(|| "close towards the client")?;
-    std::future::pending().await
+    linger().await
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::frame::{Decoder, Encoder, Frame, INITIAL_WINDOW, Reset};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::streaming::mux::{Mux, Outgoing, Stream};
+use crate::streaming::mux::{Mux, Outgoing, Stream, linger};
 use bytes::BytesMut;
 use std::future::Future;
 use std::time::Duration;
@@ -109,8 +109,8 @@ impl Incoming {
     }
 }
 
-/// Ends with an error when the client cannot be written to, and not at all otherwise: after `Close` it waits for the
-/// reading half to see the client's end.
+/// Ends with an error only: when the client cannot be written to, or does not close after `Close`, which the
+/// reading half sees first.
 async fn write<T: AsyncWrite>(
     mut writer: WriteHalf<T>,
     mut queue: mpsc::Receiver<Outgoing>,
@@ -149,7 +149,7 @@ async fn write<T: AsyncWrite>(
     encoder.write(&farewell, &mut bytes)?;
     writer.write_all_buf(&mut bytes).await.context(|| "write to the client")?;
     writer.shutdown().await.context(|| "close towards the client")?;
-    std::future::pending().await
+    linger().await
 }
 
 /// The frame for what a stream sends; none for the end of it all.
