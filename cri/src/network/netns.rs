@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 /// Longest host name that the kernel takes (`__NEW_UTS_LEN`).
@@ -179,7 +179,8 @@ pub async fn remove(dir: &Path) -> Result<()> {
     blocking(move || tear_down(&dir)).await
 }
 
-/// Removes each directory of `base` whose name is not a living pod's. For a `base` that holds nothing else.
+/// Removes each directory of `base` whose name is not a living pod's; but never the one that holds the network namespace
+/// the daemon itself lives in, which a private network keeps there.
 ///
 /// # Errors
 /// `Internal`, after everything was tried.
@@ -192,11 +193,17 @@ pub(super) fn sweep_now(base: &Path, living: &HashSet<String>) -> Result<()> {
     let mut outcome = Ok(());
     for entry in entries(base)? {
         let name = entry.file_name().unwrap_or_default().to_string_lossy();
-        if !living.contains(&*name) {
+        if !living.contains(&*name) && !is_ours(&entry) {
             outcome = outcome.and(tear_down(&entry));
         }
     }
     outcome
+}
+
+/// Whether the directory holds the network namespace of this thread.
+fn is_ours(dir: &Path) -> bool {
+    let identity = |path: &Path| fs::metadata(path).map(|data| (data.dev(), data.ino())).ok();
+    identity(&dir.join("net")).is_some_and(|held| identity(Path::new("/proc/thread-self/ns/net")) == Some(held))
 }
 
 fn tear_down(dir: &Path) -> Result<()> {

@@ -89,6 +89,15 @@ fn a_half_made_directory_is_removed_whole() {
 }
 
 #[test]
+fn the_namespace_that_the_daemon_lives_in_is_not_swept() {
+    house("own", |house| async move {
+        let (ours, theirs) = (house.pod("ours").await, house.pod("theirs").await);
+        inside::within(inside::open(&ours).unwrap(), || netns::sweep_now(&house.pods(), &HashSet::new())).unwrap();
+        assert!(ours.exists() && !theirs.exists());
+    });
+}
+
+#[test]
 fn connections_reach_the_pods_loopback() {
     house("connect", |house| async move {
         let a = house.pod("a").await;
