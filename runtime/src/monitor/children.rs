@@ -28,6 +28,8 @@ pub(super) struct Container {
     /// Whether `exit` still has to be written down: the disk was full when it was due.
     pub(super) unrecorded: bool,
     pub(super) tty: bool,
+    /// Whether its first process is the first of a PID namespace, whose end ends all others.
+    pub(super) own_pids: bool,
     pub(super) log: Option<LogFile>,
     pub(super) outputs: [Option<Output>; 2],
     pub(super) input: Input,
@@ -148,6 +150,14 @@ impl Container {
         if let Some(output) = &mut self.outputs[stream.index()] {
             output.lines.finish(&clock::stamp(clock::now()), &mut buffers.log);
             write_log(&mut self.log, &mut buffers.log);
+        }
+    }
+
+    /// Ends what the first process left behind: without a PID namespace of its own the kernel does not.
+    pub(super) fn end_the_rest(&self) -> Result<()> {
+        match &self.cgroup {
+            Some(cgroup) if !self.own_pids => cgroup.kill_all(),
+            _ => Ok(()),
         }
     }
 

@@ -303,8 +303,11 @@ impl Monitor {
                 }
                 Err(why) => self.journal.warn(&why.to_string()),
             },
-            // It has gone before it was served, or there are no descriptors left: it is asked again.
-            Err(why) => self.journal.debug(&format!("accept a client: {why}")),
+            // It has gone before it was served, or there are no descriptors left: then it is asked again, not at once.
+            Err(why) => {
+                self.journal.debug(&format!("accept a client: {why}"));
+                std::thread::sleep(GATHER);
+            }
         }
     }
 

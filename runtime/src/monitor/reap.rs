@@ -4,6 +4,7 @@ use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
+use super::children::Container;
 use super::connection::Role;
 use super::event_loop::Monitor;
 use super::exits;
@@ -50,6 +51,10 @@ impl Monitor {
     }
 
     fn container_ended(&mut self, key: u32, how: Exit) {
+        let ended = self.containers.get(&key).map_or(Ok(()), Container::end_the_rest);
+        if let Err(why) = ended {
+            self.journal.warn(&why.to_string());
+        }
         self.drain_rest(key);
         let Some(container) = self.containers.get_mut(&key) else { return };
         let told = container.oom_happened();

@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::attach::{Attachment, Sink, set_nonblocking};
 use super::children::{Container, Input, Output};
@@ -129,6 +129,7 @@ impl Monitor {
             exit: None,
             unrecorded: false,
             tty: create.tty,
+            own_pids: has_own_pids(spec),
             log,
             outputs: [None, None],
             input: Input { once: create.stdin_once, ..Input::default() },
@@ -400,6 +401,11 @@ fn read_spec(bundle: &Path, tty: bool) -> Result<Spec> {
         return Err(Error::new(Kind::Invalid, what));
     }
     Ok(spec)
+}
+
+fn has_own_pids(spec: &Spec) -> bool {
+    let spaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    spaces.iter().any(|space| space.typ() == LinuxNamespaceType::Pid && space.path().is_none())
 }
 
 /// Which descriptor is which of stdin, stdout and stderr.
