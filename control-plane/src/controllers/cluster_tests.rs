@@ -257,7 +257,8 @@ async fn what_fits_nowhere_says_so_and_starts_when_a_node_comes() {
     cluster.create("pods", pod).await;
     until("the reason in condition and event", || async {
         let pod = cluster.client.get("pods", "default", "p").await.expect("pod");
-        let condition = pod["status"]["conditions"][0].clone();
+        let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+        let condition = conditions.find(|c| c["type"] == "PodScheduled").cloned().unwrap_or_default();
         let told =
             condition["reason"] == "Unschedulable" && condition["message"] == "no nodes available to schedule pods";
         let events = cluster.list("events", "default").await;
@@ -349,7 +350,8 @@ async fn a_silent_node_is_noticed_and_forgiven() {
     until("its pods are not ready", || async {
         let pods = cluster.list("pods", "default").await;
         let pod = pods.first().cloned().unwrap_or_default();
-        (pod["status"]["conditions"][0]["reason"] == "NodeNotReady", pod["status"].to_string())
+        let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+        (conditions.any(|c| c["type"] == "Ready" && c["reason"] == "NodeNotReady"), pod["status"].to_string())
     })
     .await;
     // The kubelet is back: it says so again and again, as kubelets do.

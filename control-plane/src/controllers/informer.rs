@@ -181,13 +181,13 @@ impl<T: Object + Send + Sync + 'static> Cache<T> {
                 return;
             }
         };
-        let Some(object) = view::<T>(&value) else { return };
+        let view = view::<T>(&value);
+        let mut state = self.state.write().unwrap_or_else(|e| e.into_inner());
+        state.seen = state.seen.max(revision_of(&value));
+        let Some(object) = view else { return };
         let key = Key::of(&*object);
-        let was = {
-            let mut state = self.state.write().unwrap_or_else(|e| e.into_inner());
-            state.seen = state.seen.max(revision_of(&value));
-            if gone { state.objects.remove(&key) } else { state.objects.insert(key, object.clone()) }
-        };
+        let was = if gone { state.objects.remove(&key) } else { state.objects.insert(key, object.clone()) };
+        drop(state);
         match (was, gone) {
             (None, false) => self.tell(&Change::Added(&object)),
             (Some(was), false) => self.tell(&Change::Modified(&was, &object)),

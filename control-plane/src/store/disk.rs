@@ -14,7 +14,8 @@
 //! everything is read then in any case.
 
 use std::collections::HashMap;
-use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::fs::{DirBuilder, OpenOptions, Permissions, TryLockError};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,35 +37,67 @@ const FORMAT: u64 = 1;
 /// redb's own page cache; reads are served from the index, so it only has to hold the upper tree pages.
 const CACHE: usize = 16 << 20;
 
-/// Where the store's file is.
+/// Where the store's file is. Holds the directory's lock as long as it lives.
 pub(super) struct File {
     path: PathBuf,
+    _lock: std::fs::File,
 }
 
 impl File {
-    /// Prepares `dir` (0700) and the file in it (0600).
+    /// Prepares `dir` (0700) with the file in it (0600), and locks it.
+    ///
+    /// A new store is made beside its place and moved there when it is complete: a crash on the way leaves none,
+    /// rather than half of one that can never be opened.
     pub(super) fn at(dir: &Path) -> Result<File> {
         let why = |e| Error::io(format!("cannot prepare the store's directory {}", dir.display()), e);
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(why)?;
         std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(why)?;
-        let file = File { path: dir.join("store.redb") };
-        file.open()?;
-        std::fs::File::open(dir).and_then(|d| d.sync_all()).map_err(why)?;
-        Ok(file)
-    }
-
-    fn open(&self) -> Result<std::fs::File> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let why = |e| Error::io(format!("cannot open the store {}", self.path.display()), e);
-        let file = options.open(&self.path).map_err(why)?;
-        file.set_permissions(Permissions::from_mode(0o600)).map_err(why)?;
+        let lock = open(&dir.join("lock"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let why = format!("the store in {} is open already, here or in another process", dir.display());
+                return Err(Error::new(Kind::Locked, why));
+            }
+            Err(TryLockError::Error(e)) => return Err(why(e)),
+        }
+        let file = File { path: dir.join("store.redb"), _lock: lock };
+        if !file.path.exists() {
+            let new = dir.join("store.new");
+            match std::fs::remove_file(&new) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(why(e)),
+                _ => {}
+            }
+            // Opened once and closed: its tables are there and synced.
+            drop(
+                Opener::new({
+                    let new = new.clone();
+                    move || backend(&new)
+                })
+                .open()?,
+            );
+            std::fs::rename(&new, &file.path).map_err(why)?;
+            std::fs::File::open(dir).and_then(|d| d.sync_all()).map_err(why)?;
+        }
         Ok(file)
     }
 
     pub(super) fn backend(&self) -> Result<FileBackend> {
-        FileBackend::new(self.open()?).map_err(|e| failed("lock the store", e))
+        backend(&self.path)
     }
+}
+
+fn open(path: &Path) -> Result<std::fs::File> {
+    let why = |e| Error::io(format!("cannot open {}", path.display()), e);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(path).map_err(why)?;
+    file.set_permissions(Permissions::from_mode(0o600)).map_err(why)?;
+    Ok(file)
+}
+
+fn backend(path: &Path) -> Result<FileBackend> {
+    FileBackend::new(open(path)?).map_err(|e| failed("use the store's file", e))
 }
 
 /// Opens the database, at start and again after the disk failed.

@@ -217,7 +217,7 @@ struct Open {
 }
 
 impl Store {
-    /// Opens (or creates) the store in `dir`, which becomes 0700; the file `store.redb` in it is 0600.
+    /// Opens (or creates) the store in `dir`, which becomes 0700; the files in it are 0600.
     ///
     /// # Errors
     /// [`Kind::Locked`] when another process, or another `Store`, has it open; [`Kind::Corrupt`] when

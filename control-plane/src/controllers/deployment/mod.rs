@@ -71,6 +71,11 @@ impl Deployments {
         for write in &decision.writes {
             match write.run(&self.client).await {
                 Err(error) if error.is_already_exists() => self.resolve_collision(&deployment, write).await?,
+                Err(error) if matches!(write, Write::Create { .. }) => {
+                    let told = format!("Failed to create new replica set: {}", error.chain());
+                    self.events.warning(&*deployment, "ReplicaSetCreateError", told);
+                    return Err(error);
+                }
                 result => drop(result?),
             }
         }

@@ -57,6 +57,21 @@ async fn a_power_cut_at_any_step_keeps_what_was_acknowledged() {
     assert!(cuts > 300, "{cuts} cuts");
 }
 
+#[tokio::test]
+async fn a_power_cut_while_the_store_is_first_made_leaves_no_half_store() {
+    let disk = Disk::default();
+    drop(disk.open(Options::default()).expect("open"));
+    let steps: Vec<Step> = disk.steps.lock().expect("lock").clone();
+    for cut in 0..=steps.len() {
+        let dir = Scratch::new("half");
+        std::fs::create_dir_all(&dir.0).expect("dir");
+        std::fs::write(dir.0.join("store.new"), after_power_cut(&steps, cut, || true)).expect("half a store");
+        let store = Store::open(&dir.0).unwrap_or_else(|e| panic!("cut {cut}: {e}"));
+        assert_eq!(put(&store, "/a", "1").await, 1);
+        assert!(!dir.0.join("store.new").exists());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_fails_commits_and_nothing_else() {
     let disk = Disk::default();
