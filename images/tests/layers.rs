@@ -260,3 +260,36 @@ async fn damage_is_found_and_mended() {
     assert_eq!(read(&rootfs.path.join("a")), "1");
     store.release_rootfs("c").await.unwrap();
 }
+
+/// What `docker save` wrote before it wrote OCI layouts.
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_archives_are_imported() {
+    let house = House::new("docker");
+    let (one, two) = (Tape::new().file("a", "1").end(), Tape::new().file("b", "2").end());
+    let diff_ids = [&one, &two, &one].map(|tar| gantry_images::Digest::of(tar).to_string());
+    let config = serde_json::json!({"architecture": "amd64", "os": "linux", "config": {"Env": null},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids}})
+    .to_string();
+    let id = gantry_images::Digest::of(config.as_bytes());
+    let manifest = serde_json::json!([{"Config": format!("{}.json", id.hex()), "RepoTags": ["app:1", "quay.io/app:2"],
+        "Layers": ["x/layer.tar", "y/layer.tar", "z/layer.tar"]}])
+    .to_string();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let archive = Tape::new()
+        .file(&format!("{}.json", id.hex()), &config)
+        .file("x/layer.tar", &text(&one))
+        .file("y/layer.tar", &text(&two))
+        .symlink("z/layer.tar", "../x/layer.tar")
+        .file("manifest.json", &manifest)
+        .end();
+    let path = house.path("saved.tar");
+    std::fs::write(&path, &archive).unwrap();
+    let images = house.store().import(&path, None).await.unwrap();
+    assert!(images.iter().all(|image| image.id == id.to_string()));
+    let image = house.store().image(&id.to_string()).unwrap();
+    assert_eq!(image.repo_tags, ["docker.io/library/app:1", "quay.io/app:2"]);
+    let missing = Tape::new().file("manifest.json", &manifest).end();
+    std::fs::write(&path, missing).unwrap();
+    let why = house.store().import(&path, None).await.unwrap_err();
+    assert!(why.kind() == Kind::Invalid && why.to_string().contains("not in the archive"), "{why}");
+}

@@ -1,4 +1,5 @@
-//! An OCI image layout (image-spec image-layout.md): a directory, or a tar archive of one, read in place.
+//! An OCI image layout (image-spec image-layout.md): a directory, or a tar archive of one, read in place. What
+//! `docker save` wrote before it wrote layouts is shown as one (see [`super::docker`]).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -34,8 +35,20 @@ pub struct Layout {
 #[derive(Clone, Debug)]
 enum Place {
     Directory(PathBuf),
-    /// Name inside the archive -> where its data is.
-    Archive(Arc<File>, Arc<HashMap<Vec<u8>, (u64, u64)>>),
+    Archive(Arc<File>, Arc<Contents>),
+}
+
+/// Where the data of each file of an archive is: offset and size.
+pub(super) type Files = HashMap<Vec<u8>, (u64, u64)>;
+
+/// What an archive holds.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub(super) files: Files,
+    /// Symbolic links, name to target, both from the archive's root.
+    pub(super) links: HashMap<Vec<u8>, Vec<u8>>,
+    /// Documents that the archive lacks and that follow from it.
+    pub(super) made: HashMap<Vec<u8>, Vec<u8>>,
 }
 
 #[derive(Deserialize)]
@@ -61,8 +74,9 @@ impl Layout {
             true => Place::Directory(path.to_owned()),
             false if meta.is_file() => {
                 let file = Arc::new(File::open(path).context(what)?);
-                let files = list(&file).context(what)?;
-                Place::Archive(file, Arc::new(files))
+                let mut contents = list(&file).context(what)?;
+                super::docker::complete(&file, &mut contents).context(what)?;
+                Place::Archive(file, Arc::new(contents))
             }
             false => return Err(Error::new(Kind::Invalid, format!("{}: neither a directory nor a file", what()))),
         };
@@ -102,15 +116,10 @@ impl Layout {
     fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
         match &self.place {
             Place::Directory(dir) => disk::read_small(&dir.join(name), limit),
-            Place::Archive(file, files) => {
-                let Some((offset, size)) = files.get(name.as_bytes()).copied() else { return Ok(None) };
-                if size > limit {
-                    return Err(Error::new(Kind::TooLarge, format!("{name} is larger than {limit} bytes")));
-                }
-                let mut body = vec![0; size as usize];
-                file.read_exact_at(&mut body, offset).context(|| format!("read {name}"))?;
-                Ok(Some(body))
-            }
+            Place::Archive(file, contents) => match contents.made.get(name.as_bytes()) {
+                Some(body) => Ok(Some(body.clone())),
+                None => read(file, &contents.files, name, limit),
+            },
         }
     }
 
@@ -132,8 +141,8 @@ impl Layout {
                     false => Err(Error::new(Kind::Invalid, format!("blob {digest} is no regular file"))),
                 }
             }
-            Place::Archive(file, files) => {
-                let (offset, size) = files.get(name.as_bytes()).copied().ok_or_else(missing)?;
+            Place::Archive(file, contents) => {
+                let (offset, size) = contents.files.get(name.as_bytes()).copied().ok_or_else(missing)?;
                 Ok((file.clone(), offset, size))
             }
         }
@@ -184,8 +193,19 @@ impl Source for Layout {
     }
 }
 
-/// Where each regular file of an archive is.
-fn list(file: &File) -> Result<HashMap<Vec<u8>, (u64, u64)>> {
+/// A small file of an archive; `None` if it has none by that name.
+pub(super) fn read(file: &File, files: &Files, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+    let Some((offset, size)) = files.get(name.as_bytes()).copied() else { return Ok(None) };
+    if size > limit {
+        return Err(Error::new(Kind::TooLarge, format!("{name} is larger than {limit} bytes")));
+    }
+    let mut body = vec![0; size as usize];
+    file.read_exact_at(&mut body, offset).context(|| format!("read {name}"))?;
+    Ok(Some(body))
+}
+
+/// Where everything in an archive is.
+fn list(file: &File) -> Result<Contents> {
     let mut head = [0; 4];
     let peeked = file.read_at(&mut head, 0).context(|| "read")?;
     if peeked >= 2 && head[..2] == [0x1f, 0x8b] || head == [0x28, 0xb5, 0x2f, 0xfd] {
@@ -194,21 +214,25 @@ fn list(file: &File) -> Result<HashMap<Vec<u8>, (u64, u64)>> {
     let mut source = BufReader::with_capacity(CHUNK, file);
     source.rewind().context(|| "rewind")?;
     let mut archive = Archive::new(Counted { inner: source, at: 0 });
-    let mut files = HashMap::new();
+    let mut contents = Contents::default();
     while let Some(entry) = archive.next_entry()? {
+        let name = whiteout::components(&entry.path)?.join(&b'/');
+        if entry.kind == Type::Symlink {
+            contents.links.insert(name, entry.link);
+            continue;
+        }
         if entry.kind != Type::File || entry.fragments.is_some() {
             continue;
         }
-        let name = whiteout::components(&entry.path)?.join(&b'/');
-        if files.insert(name, (archive.source().at, entry.size)).is_some() {
+        if contents.files.insert(name, (archive.source().at, entry.size)).is_some() {
             let name = String::from_utf8_lossy(&entry.path).into_owned();
             return Err(Error::new(Kind::Invalid, format!("the archive has {name:?} twice")));
         }
-        if files.len() > MAX_FILES {
+        if contents.files.len() + contents.links.len() > MAX_FILES {
             return Err(Error::new(Kind::TooLarge, format!("more than {MAX_FILES} files")));
         }
     }
-    Ok(files)
+    Ok(contents)
 }
 
 /// Knows how much was read.
