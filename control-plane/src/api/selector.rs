@@ -72,10 +72,14 @@ impl Selector {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
-    /// The one name that can match, if the selector says `metadata.name=X`.
-    pub(crate) fn only_name(&self) -> Option<&str> {
-        let name = |f: &&FieldRequirement| f.equal && f.path == ["metadata", "name"];
-        self.fields.iter().find(name).map(|f| f.value.as_str())
+    /// The prefix of the keys that can match: of one name, if the selector says `metadata.name=X`, so that a watch of
+    /// one object is not woken by the others.
+    pub(crate) fn prefix(&self, kind: &Kind, namespace: &str) -> String {
+        let name = self.fields.iter().find(|f| f.equal && f.path == ["metadata", "name"]);
+        match name {
+            Some(name) if !kind.namespaced || !namespace.is_empty() => kind.key(namespace, &name.value),
+            _ => kind.prefix(namespace),
+        }
     }
 
     /// Whether the stored bytes of an object are selected.
@@ -311,7 +315,9 @@ mod tests {
         let error = select("configmaps", "", "data=x").expect_err("unknown");
         assert_eq!(error.to_string(), "field label not supported: data");
         assert!(select("pods", "", "nonsense").is_err());
-        assert_eq!(select("pods", "", "metadata.name=x").expect("fits").only_name(), Some("x"));
+        let one = select("pods", "", "metadata.name=x").expect("fits");
+        let kind = Kinds::builtin().named("pods").expect("kind");
+        assert_eq!((one.prefix(&kind, "n").as_str(), one.prefix(&kind, "").as_str()), ("core/pods/n/x", "core/pods/"));
     }
 
     #[test]

@@ -113,27 +113,25 @@ impl Stream {
         if std::mem::take(&mut self.announce) {
             return Some(self.bookmark(true));
         }
-        loop {
-            let bookmark = self.next_bookmark;
-            let next = tokio::select! {
-                biased;
-                () = self.api.shutdown.cancelled() => return None,
-                next = self.subscription.next_raw() => next,
-                () = tokio::time::sleep_until(self.until) => {
-                    self.done = true;
-                    return self.bookmarks.then(|| self.bookmark(false));
-                }
-                () = tokio::time::sleep_until(bookmark), if self.bookmarks => {
-                    self.next_bookmark = Instant::now() + BOOKMARK;
-                    return Some(self.bookmark(false));
-                }
-            };
-            match next? {
-                Ok((change, event)) => return Some(self.event(change, shown(change, &event), event.revision)),
-                Err(e) => {
-                    self.done = true;
-                    return Some(line("ERROR", e.to_status().to_string().as_bytes()));
-                }
+        let bookmark = self.next_bookmark;
+        let next = tokio::select! {
+            biased;
+            () = self.api.shutdown.cancelled() => return None,
+            next = self.subscription.next_raw() => next,
+            () = tokio::time::sleep_until(self.until) => {
+                self.done = true;
+                return self.bookmarks.then(|| self.bookmark(false));
+            }
+            () = tokio::time::sleep_until(bookmark), if self.bookmarks => {
+                self.next_bookmark = Instant::now() + BOOKMARK;
+                return Some(self.bookmark(false));
+            }
+        };
+        match next? {
+            Ok((change, event)) => Some(self.event(change, shown(change, &event), event.revision)),
+            Err(e) => {
+                self.done = true;
+                Some(line("ERROR", e.to_status().to_string().as_bytes()))
             }
         }
     }

@@ -48,12 +48,12 @@ mod tests {
         let object =
             json!({"metadata": {"name": "a", "creationTimestamp": "2026-11-23T14:00:00Z"}, "data": {"k": "v"}});
         let now = "2026-11-23T15:00:00Z".parse().expect("time");
-        let table = of(&kind, &[object.clone()], "", false, true, now);
+        let table = of(&kind, std::slice::from_ref(&object), "", false, true, now);
         assert_eq!(table["columnDefinitions"][0]["name"], "Name");
         assert_eq!(table["columnDefinitions"][0]["format"], "name");
         assert_eq!(table["rows"][0]["cells"], json!(["a", 1, "60m"]));
         assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
-        let whole = of(&kind, &[object.clone()], "Object", false, true, now);
+        let whole = of(&kind, std::slice::from_ref(&object), "Object", false, true, now);
         assert_eq!(whole["rows"][0]["object"], object);
         let none = of(&kind, &[object], "None", true, true, now);
         assert!(none["rows"][0].get("object").is_none());

@@ -48,7 +48,7 @@ impl Subscription {
     /// # Errors
     /// `Expired` when that is too long ago.
     pub(crate) fn start(api: &Api, call: &Call, selector: Selector, after: u64) -> Result<Self> {
-        let prefix = call.kind.prefix(&call.namespace);
+        let prefix = selector.prefix(&call.kind, &call.namespace);
         let watcher = api.store.watch(&prefix, after).map_err(|e| super::verbs::of_store(call, "", e))?;
         Ok(Self { watcher, selector, kind: call.kind.clone(), revision: after })
     }

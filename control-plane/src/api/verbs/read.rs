@@ -47,7 +47,7 @@ pub(crate) struct Page {
 /// `Expired` for a revision that is gone, `Timeout` for one that has not come, `BadRequest` for a bad token.
 pub(crate) fn page(api: &Api, call: &Call, query: &ListQuery) -> Result<Page> {
     let (at_revision, after) = start(api, query)?;
-    let prefix = call.kind.prefix(&call.namespace);
+    let prefix = query.selector.prefix(&call.kind, &call.namespace);
     let all = query.selector.is_empty();
     let limit = if all { query.limit } else { 0 };
     let range = Range { prefix: &prefix, limit, start_after: after.as_deref(), at_revision };
