@@ -81,7 +81,7 @@ impl Error {
 
     /// The same failure as another kind.
     #[must_use]
-    pub fn as_kind(mut self, kind: Kind) -> Error {
+    pub fn of_kind(mut self, kind: Kind) -> Error {
         self.kind = kind;
         self
     }

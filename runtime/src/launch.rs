@@ -161,9 +161,9 @@ impl Words {
             Step::Program(places) if errno.raw() == libc::ENOENT && places.len() > 1 => {
                 let name = places[0].to_string_lossy();
                 let name = name.rsplit('/').next().unwrap_or_default();
-                Error::system(format!("exec: {name:?}: executable file not found in $PATH"), errno).as_kind(Kind::Program)
+                Error::system(format!("exec: {name:?}: executable file not found in $PATH"), errno).of_kind(Kind::Program)
             }
-            Step::Program(_) | Step::Exec(_) => error.as_kind(Kind::Program),
+            Step::Program(_) | Step::Exec(_) => error.of_kind(Kind::Program),
             Step::WorkingDirectory(_) if errno.raw() == libc::EXDEV => {
                 Error::new(Kind::Invalid, format!("{step}: the working directory is outside of the container"))
             }

@@ -12,6 +12,8 @@
 //! | [`monitor`] | the process that looks after the containers of one pod |
 //! | [`sys`] | system calls; all `unsafe` of the project |
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that cannot go on has failed"))]
+
 pub mod cgroup;
 pub mod cli;
 pub mod clock;

@@ -316,18 +316,20 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// When the process of this number started; `None` when it is gone or a zombie (proc_pid_stat(5), fields 3 and 22).
 pub fn started(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    look_up(pid).and_then(|(dead, start)| if dead { None } else { Some(start) })
 }
 
-/// As [`started`], for a process that the caller has just made.
+/// As [`started`], for a child that the caller has not reaped: dead or not, it is there.
 pub(crate) fn start_of(pid: i32) -> Result<u64> {
-    started(pid).ok_or_else(|| Error::system(format!("look at process {pid}"), Errno::from_raw(libc::ESRCH)))
+    let found = look_up(pid).map(|(_, start)| start);
+    found.ok_or_else(|| Error::system(format!("look at process {pid}"), Errno::from_raw(libc::ESRCH)))
+}
+
+fn look_up(pid: i32) -> Option<(bool, u64)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
+    let dead = matches!(fields.next()?, "Z" | "X");
+    Some((dead, fields.nth(18)?.parse().ok()?))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ const PASSWD_LIMIT: usize = 1 << 20;
 
 impl Init<'_> {
     pub(super) fn perform_identity(&mut self, step: &Step) -> Result<(), Trouble> {
-        Ok(match step {
+        match step {
             Step::BecomeRoot => become_root()?,
             Step::NewSession => process::setsid()?,
             Step::Keyring => keyring()?,
@@ -41,7 +41,8 @@ impl Init<'_> {
             Step::Home(uid) => self.find_home(*uid),
             Step::Program(places) => self.program = find_program(places)?,
             _ => return Err(Errno::from_raw(libc::ENOSYS).into()),
-        })
+        }
+        Ok(())
     }
 
     fn write_proc(&self, path: &CStr, value: &CStr, resolve: Resolve) -> Result<(), Errno> {

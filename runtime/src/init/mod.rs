@@ -14,7 +14,8 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use crate::plan::{Image, Plan, Step};
 use crate::root::RootDir;
-use crate::sys::{Errno, clone, fs, process};
+use crate::sys::mount::Depth;
+use crate::sys::{Errno, clone, fs, mount, process};
 use crate::talk::{End, Word};
 
 /// What the parent opened for the child.
@@ -112,9 +113,9 @@ impl Init<'_> {
     }
 
     fn perform_filesystem(&mut self, step: &Step) -> Result<(), Trouble> {
-        Ok(match step {
-            Step::Propagation(flags) => rootfs::set_propagation(*flags, crate::sys::mount::Depth::All)?,
-            Step::RootPropagation(flags, depth) => rootfs::set_propagation(*flags, *depth)?,
+        match step {
+            Step::Propagation(flags) => mount::set_propagation(c"/", *flags, Depth::All)?,
+            Step::RootPropagation(flags, depth) => mount::set_propagation(c"/", *flags, *depth)?,
             Step::Root(path) => self.root = Some(rootfs::attach(path)?),
             Step::Mount(mount) => {
                 let ground = self.ground;
@@ -131,7 +132,8 @@ impl Init<'_> {
             Step::Pivot => rootfs::pivot(self.root()?)?,
             Step::MoveRoot => rootfs::move_root(self.root()?)?,
             other => self.perform_identity(other)?,
-        })
+        }
+        Ok(())
     }
 
     /// Waits for a word. That the pid is recorded may be said before anything else.

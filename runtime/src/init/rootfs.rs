@@ -11,23 +11,15 @@ use crate::sys::{Errno, fs, process};
 
 const READ_ONLY: MountAttr = MountAttr { set: attr::RDONLY, clear: 0, propagation: 0, userns_fd: 0 };
 
-fn propagation(flags: u64) -> MountAttr {
-    MountAttr { propagation: flags, ..MountAttr::default() }
-}
-
-/// Propagation of `/`.
-pub(super) fn set_propagation(flags: u64, depth: Depth) -> Result<(), Errno> {
-    let root = fs::open(c"/", libc::O_PATH)?;
-    set(&root, depth, propagation(flags))
-}
+const PRIVATE: MountAttr = MountAttr { set: 0, clear: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
 
 /// Clones the rootfs and stacks the copy on `/`, where nothing on the host is its parent: neither the mount that the
 /// bundle lies on nor its peers learn of it. Only `/` has to be private for that, which pivot_root(2) wants anyway.
 pub(super) fn attach(path: &CStr) -> Result<RootDir, Errno> {
     let old = fs::open(c"/", libc::O_PATH | libc::O_DIRECTORY)?;
     let tree = mount::clone_path(path, Depth::All)?;
-    set(&tree, Depth::All, propagation(libc::MS_PRIVATE))?;
-    set(&old, Depth::One, propagation(libc::MS_PRIVATE))?;
+    set(&tree, Depth::All, PRIVATE)?;
+    mount::set_propagation(c"/", libc::MS_PRIVATE, Depth::One)?;
     mount::move_mount(tree.as_fd(), old.as_fd())?;
     Ok(RootDir::new(tree))
 }
@@ -61,7 +53,7 @@ pub(super) fn pivot(root: &RootDir) -> Result<(), Errno> {
     process::fchdir(root.as_fd())?;
     mount::pivot_here()?;
     process::fchdir(old.as_fd())?;
-    set(&old, Depth::All, propagation(libc::MS_SLAVE))?;
+    mount::set_propagation(c".", libc::MS_SLAVE, Depth::All)?;
     mount::detach(c".")?;
     process::chdir(c"/")
 }

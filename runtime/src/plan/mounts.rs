@@ -48,6 +48,9 @@ fn one(mount: &OciMount, bundle: &Path, host: &Host, opens: &mut Opens, steps: &
     if options.idmap.is_some() || mapped(mount.uid_mappings()) || mapped(mount.gid_mappings()) {
         return Err(Error::new(Kind::Unsupported, "id-mapped mounts are not supported yet"));
     }
+    if options.copy_up {
+        return Err(Error::new(Kind::Unsupported, "tmpcopyup is not supported yet"));
+    }
     let bind = options.bind.or((kind == "bind").then_some(Depth::One));
     match (kind, bind) {
         ("cgroup" | "cgroup2", None) => cgroups(&to, &options, host, steps),
@@ -102,7 +105,6 @@ fn finish(what: What, to: Place, target: Target, options: Options) -> Mount {
         attributes: options.attributes,
         recursive: options.recursive,
         propagation: options.propagation,
-        copy_up: options.copy_up,
     }
 }
 

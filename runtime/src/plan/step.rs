@@ -126,8 +126,6 @@ pub struct Mount {
     pub recursive: MountAttr,
     /// `MS_*`, in the order given.
     pub propagation: Vec<(u64, Depth)>,
-    /// Fill the new tmpfs with what it covers.
-    pub copy_up: bool,
 }
 
 /// Rules for the target of a mount.
@@ -339,7 +337,7 @@ impl fmt::Display for Mount {
         for (flags, depth) in &self.propagation {
             write!(f, " {}", propagation_name(*flags, *depth))?;
         }
-        if self.copy_up { f.write_str(" copying up") } else { Ok(()) }
+        Ok(())
     }
 }
 

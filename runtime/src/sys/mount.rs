@@ -1,6 +1,6 @@
 //! Mounts by file descriptor: fsopen(2), fsconfig(2), fsmount(2), open_tree(2), mount_setattr(2), move_mount(2).
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_char};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use super::errno::{Errno, check, check_fd};
@@ -67,8 +67,8 @@ pub fn fsopen(kind: &CStr) -> Result<OwnedFd, Errno> {
 fn fsconfig(
     fs: BorrowedFd<'_>,
     command: u32,
-    key: *const libc::c_char,
-    value: *const libc::c_char,
+    key: *const c_char,
+    value: *const c_char,
 ) -> Result<(), Errno> {
     // SAFETY: the callers below pass C strings that outlive the call, or null where the command takes none.
     check(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), command, key, value, 0) }).map(drop)
@@ -142,11 +142,13 @@ pub fn move_mount(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno>
         .map(drop)
 }
 
-/// mount(2) with `MS_MOVE` of the working directory onto `/`, for hosts where pivot_root(2) is refused.
-pub fn move_here_to_root() -> Result<(), Errno> {
-    let none = std::ptr::null::<libc::c_char>();
-    // SAFETY: source and target are static C strings; type and data may be null with MS_MOVE.
-    check(unsafe { libc::mount(c".".as_ptr(), c"/".as_ptr(), none, libc::MS_MOVE, none.cast()) }.into()).map(drop)
+/// mount(2) that changes nothing but propagation (`MS_*`). Not mount_setattr(2): before Linux 6.9 that refuses a root
+/// without a parent, which is what a root on the initial ramfs or in another container is.
+pub fn set_propagation(path: &CStr, flags: u64, depth: Depth) -> Result<(), Errno> {
+    let none = std::ptr::null::<c_char>();
+    let recursive = if depth == Depth::All { libc::MS_REC } else { 0 };
+    // SAFETY: `path` is a C string that outlives the call; source, type and data may be null for propagation.
+    check(unsafe { libc::mount(none, path.as_ptr(), none, flags | recursive, none.cast()) }.into()).map(drop)
 }
 
 /// pivot_root(2) of the working directory: it becomes `/`, with the old root stacked on top of it.

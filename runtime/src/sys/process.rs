@@ -164,9 +164,9 @@ pub fn setuid(uid: u32) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
 }
 
-fn prctl(option: i32, two: u64, three: u64) -> Result<i64, Errno> {
+fn prctl(option: i32, two: u64, three: u64) -> Result<libc::c_long, Errno> {
     // SAFETY: every caller below passes options whose arguments are integers.
-    check(unsafe { libc::prctl(option, two, three, 0u64, 0u64) }.into()).map(|ret| ret as i64)
+    check(unsafe { libc::prctl(option, two, three, 0u64, 0u64) }.into())
 }
 
 /// `PR_SET_DUMPABLE`: at 0 no other process may look into this one through procfs or ptrace (CVE-2016-9962).

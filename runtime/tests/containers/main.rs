@@ -3,6 +3,8 @@
 //! Each test has a house of its own: state root, bundle, cgroup path. Its end fails on a process, mount, cgroup or
 //! state directory that was left behind.
 
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot go on has failed")]
+
 mod hostile;
 mod house;
 mod identity;
