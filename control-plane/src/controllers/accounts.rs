@@ -15,8 +15,12 @@ use super::write::Write;
 use crate::client::Client;
 use crate::error::Result;
 
-const ACCOUNT: &str = "default";
-const CA: &str = "kube-root-ca.crt";
+/// Selects the accounts that matter here.
+pub(super) const ACCOUNT: &str = "metadata.name=default";
+/// Selects the ConfigMaps that matter here.
+pub(super) const CA: &str = "metadata.name=kube-root-ca.crt";
+const ACCOUNT_NAME: &str = "default";
+const CA_NAME: &str = "kube-root-ca.crt";
 
 /// The controller.
 pub(super) struct Accounts {
@@ -32,21 +36,21 @@ fn decide(name: &str, account: bool, ca: Option<&ConfigMap>, ca_pem: Option<&str
     let mut writes = Vec::new();
     let metadata = |object: &str| json!({"name": object, "namespace": name});
     if !account {
-        let object = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(ACCOUNT)});
+        let object = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(ACCOUNT_NAME)});
         writes.push(Write::Create { resource: "serviceaccounts", object });
     }
     let Some(pem) = ca_pem else { return writes };
     let data = json!({"ca.crt": pem});
     match ca {
         None => {
-            let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(CA), "data": data});
+            let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(CA_NAME), "data": data});
             writes.push(Write::Create { resource: "configmaps", object });
         }
         Some(map) if map.data.as_ref().and_then(|data| data.get("ca.crt")).map(String::as_str) != Some(pem) => {
             writes.push(Write::Patch {
                 resource: "configmaps",
                 namespace: name.to_owned(),
-                name: CA.to_owned(),
+                name: CA_NAME.to_owned(),
                 body: json!({"data": data}),
             });
         }
@@ -73,14 +77,14 @@ impl Accounts {
         let wake = queue.clone();
         self.accounts.listen(move |change| {
             let meta = &change.object().metadata;
-            if meta.name.as_deref() == Some(ACCOUNT) {
+            if meta.name.as_deref() == Some(ACCOUNT_NAME) {
                 wake.add(Key::new("", namespace(meta)));
             }
         });
         let wake = queue.clone();
         self.config_maps.listen(move |change| {
             let meta = &change.object().metadata;
-            if meta.name.as_deref() == Some(CA) {
+            if meta.name.as_deref() == Some(CA_NAME) {
                 wake.add(Key::new("", namespace(meta)));
             }
         });
@@ -100,8 +104,8 @@ impl Accounts {
         if self.namespaces.get(key).is_none_or(|namespace| is_terminating(&namespace.metadata)) {
             return Ok(());
         }
-        let has = self.accounts.get(&Key::new(&key.name, ACCOUNT)).is_some();
-        let ca = self.config_maps.get(&Key::new(&key.name, CA));
+        let has = self.accounts.get(&Key::new(&key.name, ACCOUNT_NAME)).is_some();
+        let ca = self.config_maps.get(&Key::new(&key.name, CA_NAME));
         for write in decide(&key.name, has, ca.as_deref(), self.ca_pem.as_deref()) {
             match write.run(&self.client).await {
                 Err(error) if error.is_already_exists() || error.is_not_found() => {}

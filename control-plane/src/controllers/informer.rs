@@ -60,6 +60,7 @@ type Listener<T> = Box<dyn Fn(Change<'_, T>) + Send + Sync>;
 
 /// The cache of a kind.
 pub(crate) struct Cache<T> {
+    options: ListOptions,
     state: RwLock<State<T>>,
     listeners: RwLock<Vec<Listener<T>>>,
     synced: watch::Sender<bool>,
@@ -72,7 +73,13 @@ struct State<T> {
 
 impl<T: Object + Send + Sync + 'static> Cache<T> {
     pub(crate) fn new() -> Arc<Cache<T>> {
+        Cache::selecting("")
+    }
+
+    /// A cache of those objects alone that a field selector selects.
+    pub(crate) fn selecting(fields: &str) -> Arc<Cache<T>> {
         Arc::new(Cache {
+            options: ListOptions { field_selector: fields.to_owned(), ..ListOptions::default() },
             state: RwLock::new(State { objects: BTreeMap::new(), seen: 0 }),
             listeners: RwLock::new(Vec::new()),
             synced: watch::Sender::new(false),
@@ -112,9 +119,9 @@ impl<T: Object + Send + Sync + 'static> Cache<T> {
 
     /// Keeps the cache up until `shutdown`.
     pub(crate) async fn run(self: Arc<Self>, client: Client, shutdown: CancellationToken) {
-        let (resource, options) = (resource_of::<T>(), ListOptions::default());
+        let resource = resource_of::<T>();
         loop {
-            let watch = client.watch(&resource, "", &options);
+            let watch = client.watch(&resource, "", &self.options);
             let watch = tokio::select! { () = shutdown.cancelled() => return, watch = watch => watch };
             match watch {
                 Ok(watch) => self.follow(watch, &resource, &shutdown).await,

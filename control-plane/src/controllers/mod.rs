@@ -94,8 +94,9 @@ impl Caches {
             nodes: Cache::new(),
             leases: Cache::new(),
             namespaces: Cache::new(),
-            accounts: Cache::new(),
-            config_maps: Cache::new(),
+            // Only one of each is looked at in a namespace, and ConfigMaps can be large.
+            accounts: Cache::selecting(accounts::ACCOUNT),
+            config_maps: Cache::selecting(accounts::CA),
             services: Cache::new(),
             slices: Cache::new(),
             endpoints: Cache::new(),
