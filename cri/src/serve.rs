@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use gantry_runtime::cgroup::Layout;
 use gantry_runtime::monitor::SealedBinary;
@@ -19,6 +20,9 @@ use crate::store::{Store, private_dir};
 use crate::streaming::Server;
 use crate::{host, recover, service};
 
+/// How long calls under way are given at the end; clients keep their connections open for ever.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// Serves CRI as `config` says until `shutdown`; then it ends and leaves every pod running, to be found again by the
 /// next `run` with the same directories.
 ///
@@ -34,8 +38,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     recover::recover(&node).await?;
     tracing::info!(socket = %node.config.socket.display(), pods = node.pods().len(), "serving CRI");
     let serving = service::router(&node)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned());
-    serving.await.map_err(|why| Error::internal(format!("serve CRI: {why}")))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.clone().cancelled_owned());
+    let late = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        served = serving => served.map_err(|why| Error::internal(format!("serve CRI: {why}"))),
+        () = late => Ok(()),
+    }
 }
 
 async fn open(config: Config, shutdown: CancellationToken) -> Result<std::sync::Arc<Node>> {
