@@ -98,6 +98,24 @@ impl Blobs {
         }
     }
 
+    /// Reads a whole blob; `false`, and the blob is gone, if it is not what its name says.
+    pub(crate) fn verify(&self, digest: &Digest) -> Result<bool> {
+        use std::io::Read as _;
+        let (mut from, mut hasher) = (self.read(digest)?, Hasher::new(digest.algorithm()));
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match from.read(&mut buffer).context(|| format!("read blob {digest}"))? {
+                0 => break,
+                count => hasher.update(&buffer[..count]),
+            }
+        }
+        let good = hasher.finish() == *digest;
+        if !good {
+            self.remove(digest)?;
+        }
+        Ok(good)
+    }
+
     /// Every blob with its bytes on disk.
     pub(crate) fn list(&self) -> Result<Vec<(Digest, u64)>> {
         let mut found = Vec::new();

@@ -17,15 +17,17 @@ use crate::reference::Reference;
 use crate::store::Store;
 
 /// Command, arguments, what it does.
-const COMMANDS: [(&str, &str, &str); 9] = [
+const COMMANDS: [(&str, &str, &str); 11] = [
     ("pull", "[--platform OS/ARCH] [--user NAME] REFERENCE", "fetch an image; --user reads the password from stdin"),
-    ("import", "[--name REFERENCE] PATH", "read an OCI layout: a directory or a tar archive"),
+    ("import", "[--name REFERENCE] PATH", "read an OCI layout, a directory or a tar archive, or a docker save archive"),
+    ("export", "--output FILE NAME", "write an image as an OCI archive"),
     ("ls", "[-q] [-o json]", "list images"),
     ("inspect", "NAME", "print everything known about an image as JSON"),
     ("tag", "NAME REFERENCE", "give an image one more name"),
     ("rm", "NAME...", "remove a name, and with its last name the image"),
     ("df", "[-o json]", "the space that the store takes"),
     ("prune", "[-o json]", "delete content that nothing needs"),
+    ("verify", "", "read all blobs; damaged ones are removed and listed"),
     ("build", "--name REFERENCE --output DIR [settings] TREE", "make an OCI layout from a directory tree"),
 ];
 const SETTINGS: &str = "  settings: --env NAME=VALUE  --entrypoint WORD  --cmd WORD  --label NAME=VALUE  --port N/tcp (each may be repeated)\n            --workdir DIR  --user USER  --stop-signal SIGNAL\n";
@@ -46,6 +48,8 @@ pub async fn main(args: Vec<OsString>, store_root: &Path) -> Result<()> {
         "rm" => remove(&request).await?,
         "df" => show::usage(store(&request)?.usage().await?, request.json),
         "prune" => prune(&request).await?,
+        "export" => export(&request).await?,
+        "verify" => verify(&request).await?,
         _ => build(&request)?,
     };
     print(&text)
@@ -92,7 +96,9 @@ fn fill(request: &mut Request, parser: &mut lexopt::Parser) -> Result<(), lexopt
             Long("hosts-dir") => request.hosts_dir = Some(parser.value()?.into()),
             Long("name") => request.name = Some(parser.value()?.string()?),
             Long("platform") => request.platform = Some(parser.value()?.string()?),
-            Short('o') | Long("output") if request.command == "build" => request.output = Some(parser.value()?.into()),
+            Short('o') | Long("output") if matches!(request.command.as_str(), "build" | "export") => {
+                request.output = Some(parser.value()?.into())
+            }
             Short('o') | Long("output") => match parser.value()?.string()?.as_str() {
                 "json" => request.json = true,
                 other => return Err(format!("output {other:?} is not json").into()),
@@ -224,6 +230,25 @@ async fn prune(request: &Request) -> Result<String> {
     }
 }
 
+async fn export(request: &Request) -> Result<String> {
+    let missing = || Error::new(Kind::InvalidArgument, "export: --output is missing");
+    let out = request.output.as_ref().ok_or_else(missing)?;
+    store(request)?.export(request.one()?, out).await?;
+    Ok(format!("{}\n", out.display()))
+}
+
+async fn verify(request: &Request) -> Result<String> {
+    let damaged = store(request)?.verify().await?;
+    match damaged.is_empty() {
+        true => Ok("all blobs are what their digests say\n".into()),
+        false => {
+            let list: Vec<String> = damaged.iter().map(ToString::to_string).collect();
+            let why = format!("damaged and removed, pull their images again: {}", list.join(", "));
+            Err(Error::new(Kind::Invalid, why))
+        }
+    }
+}
+
 fn build(request: &Request) -> Result<String> {
     let missing = |what| Error::new(Kind::InvalidArgument, format!("build: --{what} is missing"));
     let name = request.reference()?.ok_or_else(|| missing("name"))?;
@@ -279,6 +304,16 @@ mod tests {
         run("rm web:1").await.unwrap();
         run("inspect web:2").await.unwrap();
         assert_eq!(run("inspect web:1").await.unwrap_err().kind(), Kind::NotFound);
+        run("verify").await.unwrap();
+        run("export web:2 --output DIR/out.tar").await.unwrap();
+        assert_eq!(run("export web:2 --output DIR/out.tar").await.unwrap_err().kind(), Kind::System, "overwritten");
+        run("rm web:2").await.unwrap();
+        run("import DIR/out.tar").await.unwrap();
+        let blob = std::fs::read_dir(dir.path().join("store/blobs/sha256")).unwrap().next().unwrap().unwrap().path();
+        std::fs::write(blob, "damage").unwrap();
+        assert_eq!(run("verify").await.unwrap_err().kind(), Kind::Invalid);
+        run("verify").await.unwrap();
+        run("import DIR/out.tar").await.unwrap();
         run("rm web:2").await.unwrap();
         assert_eq!(run("rm web:2").await.unwrap_err().kind(), Kind::NotFound);
         assert_eq!(run("import DIR/none").await.unwrap_err().kind(), Kind::NotFound);

@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::digest::Digest;
 use crate::error::{Context, Error, Kind, Result};
 use crate::index::{Entry, Layer};
-use crate::intake;
+use crate::intake::{self, Intake};
 use crate::layers::{self, Key, Position, Unpacked};
 use crate::manifest::{self, Descriptor, Document, Manifest};
 use crate::options::{Event, Platform, Progress};
@@ -212,6 +212,7 @@ impl<S: Source> OneLayer<'_, S> {
     async fn run(&self, permits: &Semaphore) -> Result<Key> {
         let _unpack = self.shared.flights.lock(format!("chain {}", self.position.chain_id)).await;
         if let Some(key) = self.shared.layers.find(self.position) {
+            self.keep_blob(permits).await?;
             (self.progress)(Event::Exists(self.layer.digest.clone()));
             return Ok(key);
         }
@@ -239,10 +240,9 @@ impl<S: Source> OneLayer<'_, S> {
     /// The layer unpacked, from the blob that is here or from the source.
     async fn content(&self, permits: &Semaphore) -> Result<Unpacked> {
         let download = self.shared.flights.lock(format!("blob {}", self.layer.digest)).await;
-        let given_up = |_| Error::new(Kind::System, "the pull was given up");
         let _permit = permits.acquire().await.map_err(given_up)?;
         if !self.shared.blobs.has(&self.layer.digest, self.layer.size) {
-            return self.download().await;
+            return self.download_and_unpack().await;
         }
         drop(download);
         (self.progress)(Event::Exists(self.layer.digest.clone()));
@@ -252,14 +252,37 @@ impl<S: Source> OneLayer<'_, S> {
                 tracing::warn!(layer = %self.layer.digest, %why, "a damaged blob is fetched again");
                 self.shared.blobs.remove(&self.layer.digest)?;
                 let _download = self.shared.flights.lock(format!("blob {}", self.layer.digest)).await;
-                self.download().await
+                self.download_and_unpack().await
             }
             other => other,
         }
     }
 
-    async fn download(&self) -> Result<Unpacked> {
-        let stream = || intake::stream(self.shared, self.from, self.layer, self.position, self.progress);
+    /// Fetches the blob of a layer that is unpacked already: a damaged blob was removed, or another image brought the
+    /// same layer in another packing. Without it the layer could not be unpacked again, nor the image exported.
+    async fn keep_blob(&self, permits: &Semaphore) -> Result<()> {
+        let _download = self.shared.flights.lock(format!("blob {}", self.layer.digest)).await;
+        let _permit = permits.acquire().await.map_err(given_up)?;
+        match self.from.has_blobs() && !self.shared.blobs.has(&self.layer.digest, self.layer.size) {
+            true => self.download(|_, _| Ok(())).await,
+            false => Ok(()),
+        }
+    }
+
+    async fn download_and_unpack(&self) -> Result<Unpacked> {
+        let (position, size) = (self.position.clone(), self.layer.size);
+        let unpack = move |shared: &Shared, intake: &mut Intake| {
+            shared.layers.unpack(intake, size, &position, &shared.config.limits)
+        };
+        self.download(unpack).await
+    }
+
+    async fn download<T, F>(&self, take: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Shared, &mut Intake) -> Result<T> + Clone + Send + 'static,
+    {
+        let stream = || intake::stream(self.shared, self.from, self.layer, take.clone(), self.progress);
         match stream().await {
             // What an earlier download had left was wrong (a power cut loses unsynced data): once more from the start.
             Err(failed) if failed.continued && failed.why.kind() == Kind::Invalid => {
@@ -269,4 +292,8 @@ impl<S: Source> OneLayer<'_, S> {
             other => other.map_err(|failed| failed.why),
         }
     }
+}
+
+fn given_up<T>(_: T) -> Error {
+    Error::new(Kind::System, "the pull was given up")
 }

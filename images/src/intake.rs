@@ -38,15 +38,15 @@ pub(crate) async fn unpack_blob(shared: &Arc<Shared>, layer: &Descriptor, positi
     .await
 }
 
-/// Downloads a blob and unpacks it on the way. When this succeeds the blob is committed and the layer verified, though
-/// not visible yet.
-pub(crate) async fn stream<S: Source>(
+/// Downloads a blob and hands it to `take` on the way. When this succeeds the blob is committed; what `take` made is
+/// verified by itself, though not visible yet.
+pub(crate) async fn stream<S: Source, T: Send + 'static>(
     shared: &Arc<Shared>,
     from: &S,
     layer: &Descriptor,
-    position: &Position,
+    take: impl FnOnce(&Shared, &mut Intake) -> Result<T> + Send + 'static,
     progress: &Progress,
-) -> Result<Unpacked, Failed> {
+) -> Result<T, Failed> {
     let fresh = |why| Failed { why, continued: false };
     let (store, digest, size) = (shared.clone(), layer.digest.clone(), layer.size);
     let ingest = blocking(move || store.blobs.ingest(&digest, size)).await.map_err(fresh)?;
@@ -57,15 +57,15 @@ pub(crate) async fn stream<S: Source>(
         false => futures_util::stream::empty().boxed(),
     };
     let (send, receive) = mpsc::channel(QUEUE);
-    let (store, position) = (shared.clone(), position.clone());
+    let store = shared.clone();
     let worker = blocking(move || {
         let mut intake = Intake { ingest, receive, piece: Bytes::new(), replayed: false, failure: None };
-        let unpacked = store.layers.unpack(&mut intake, size, &position, &store.config.limits);
-        intake.finish(unpacked)
+        let taken = take(&store, &mut intake);
+        intake.finish(taken)
     });
     // Both at once: the queue is bounded, so neither side runs away from the other.
-    let (unpacked, ()) = futures_util::future::join(worker, pump(content, send, layer, have, progress)).await;
-    unpacked.map_err(failed)
+    let (taken, ()) = futures_util::future::join(worker, pump(content, send, layer, have, progress)).await;
+    taken.map_err(failed)
 }
 
 async fn pump(
@@ -92,7 +92,7 @@ async fn pump(
 }
 
 /// Reads what an earlier download left and then what arrives, and keeps all of it in the ingest file.
-struct Intake {
+pub(crate) struct Intake {
     ingest: Ingest,
     receive: mpsc::Receiver<Result<Bytes>>,
     piece: Bytes,
@@ -103,15 +103,15 @@ struct Intake {
 impl Intake {
     /// Reads the rest, commits the blob, and decides which of several failures is the cause: the transport's, then
     /// the blob's digest, then whatever the unpacker made of such content.
-    fn finish(mut self, unpacked: Result<Unpacked>) -> Result<Unpacked> {
+    fn finish<T>(mut self, taken: Result<T>) -> Result<T> {
         let drained = std::io::copy(&mut self, &mut std::io::sink());
         if let Some(why) = self.failure.take() {
             return Err(why);
         }
-        match unpacked {
-            Ok(unpacked) => {
+        match taken {
+            Ok(taken) => {
                 drained.context(|| "read the blob to its end")?;
-                self.ingest.commit().map(|()| unpacked)
+                self.ingest.commit().map(|()| taken)
             }
             // Our own limits and the disk are no fault of the content.
             Err(why) if why.kind() == Kind::Invalid => Err(self.ingest.commit().err().unwrap_or(why)),

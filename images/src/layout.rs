@@ -2,6 +2,7 @@
 //! manifest, an index. The same tree gives the same bytes: entries sorted, times zero.
 
 pub mod archive;
+pub(crate) mod export;
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -258,6 +258,46 @@ impl Store {
         blocking(move || collect(&shared)).await
     }
 
+    /// Writes an image as an OCI archive to the file `path`, which must not exist, under its tags.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] without such an image or if a blob is lost; [`Kind::System`] for the disk.
+    pub async fn export(&self, image: &str, path: &Path) -> Result<()> {
+        let missing = || Error::new(Kind::NotFound, format!("image {image:?} is not here"));
+        let id = self.image(image).ok_or_else(missing)?.id.clone();
+        let record = self.shared.index.load()?.0;
+        let entry = record.images.iter().find(|entry| entry.config.to_string() == id).ok_or_else(missing)?.clone();
+        let (shared, path) = (self.shared.clone(), path.to_owned());
+        blocking(move || {
+            let what = || format!("export to {}", path.display());
+            let file = std::fs::File::create_new(&path).context(what)?;
+            let mut out = std::io::BufWriter::with_capacity(256 << 10, file);
+            let written = crate::layout::export::write(&entry, &entry.tags, &shared.blobs, &mut out);
+            let written = written.and_then(|()| std::io::Write::flush(&mut out).context(what));
+            written.inspect_err(|_| drop(std::fs::remove_file(&path)))
+        })
+        .await
+    }
+
+    /// Reads every blob and compares it with its digest. Those that are damaged are removed, so that the next pull
+    /// fetches them again, and returned.
+    ///
+    /// # Errors
+    /// [`Kind::System`] for the disk.
+    pub async fn verify(&self) -> Result<Vec<Digest>> {
+        let shared = self.shared.clone();
+        blocking(move || {
+            let mut damaged = Vec::new();
+            for (digest, _) in shared.blobs.list()? {
+                if !shared.blobs.verify(&digest)? {
+                    damaged.push(digest);
+                }
+            }
+            Ok(damaged)
+        })
+        .await
+    }
+
     /// Space that blobs and unpacked layers take (not the containers' own writes). Taken from records, not measured, so
     /// that it may be asked often.
     ///

@@ -245,6 +245,19 @@ async fn damage_is_found_and_mended() {
     let rootfs = store.rootfs(&image.id, "c").await.unwrap();
     assert_eq!((read(&rootfs.path.join("a")), read(&rootfs.path.join("b"))), ("1".into(), "2".into()));
     store.release_rootfs("c").await.unwrap();
+    // A damaged blob under an unpacked layer is found by verify, and only that is fetched again.
+    let largest = |dir: &str| {
+        let blobs = std::fs::read_dir(house.path(dir)).unwrap().map(|entry| entry.unwrap().path());
+        blobs.filter(|path| std::fs::read(path).unwrap().starts_with(&[0x1f, 0x8b])).max().unwrap()
+    };
+    let blob = largest("store/blobs/sha256");
+    let mut content = std::fs::read(&blob).unwrap();
+    content[20] ^= 1;
+    std::fs::write(&blob, content).unwrap();
+    assert_eq!(store.verify().await.unwrap().len(), 1);
+    assert!(!blob.exists());
+    store.import(&layout, None).await.unwrap();
+    assert!(blob.exists() && store.verify().await.unwrap().is_empty());
     // Files emptied as a power cut would: every blob. The image must come back whole.
     for dir in ["store/layers", "store/blobs/sha256"] {
         for entry in std::fs::read_dir(house.path(dir)).unwrap() {

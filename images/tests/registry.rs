@@ -175,6 +175,24 @@ async fn what_skopeo_pushes_in_dockers_format() {
     let images = store.import(&archive, None).await.unwrap();
     assert_eq!(images[0].config.rootfs().diff_ids(), oci.config.rootfs().diff_ids());
     assert_eq!(images[0].repo_tags.last().unwrap(), "docker.io/library/web:3");
+    // The same in docker's form; and what we export, skopeo reads.
+    let (saved, ours) = (house.path("saved.tar"), house.path("ours.tar"));
+    let to = format!("docker-archive:{}:web:4", saved.display());
+    run(std::process::Command::new("skopeo").args(["copy", "--insecure-policy", &from, &to]));
+    let images = store.import(&saved, None).await.unwrap();
+    assert!(images[0].repo_tags.contains(&"docker.io/library/web:4".to_owned()), "{images:?}");
+    store.export("web:3", &ours).await.unwrap();
+    let from = format!("oci-archive:{}:docker.io/library/web:3", ours.display());
+    let to = format!("docker://{}/back:1", registry.address);
+    run(std::process::Command::new("skopeo").args([
+        "copy",
+        "--insecure-policy",
+        "--dest-tls-verify=false",
+        &from,
+        &to,
+    ]));
+    let back = store.pull(&registry.name("back:1"), &PullOptions::default(), quiet()).await.unwrap();
+    assert_eq!(back.id, store.image("web:3").unwrap().id);
 }
 
 #[tokio::test(flavor = "multi_thread")]

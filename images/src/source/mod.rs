@@ -30,6 +30,11 @@ pub struct Served {
 
 /// A place that serves one repository.
 pub trait Source: Send + Sync {
+    /// Content that is missing can be had here.
+    fn has_blobs(&self) -> bool {
+        true
+    }
+
     /// A manifest or index by tag or digest, its digest verified.
     ///
     /// # Errors
@@ -81,6 +86,10 @@ pub async fn whole<S: Source>(from: &S, wanted: &Descriptor, limit: u64, progres
 pub(crate) struct Nowhere;
 
 impl Source for Nowhere {
+    fn has_blobs(&self) -> bool {
+        false
+    }
+
     async fn document(&self, wanted: &str, _limit: u64) -> Result<Served> {
         Err(Error::new(Kind::NotFound, format!("{wanted} is not in the store: pull the image again")))
     }
