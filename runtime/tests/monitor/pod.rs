@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use gantry_runtime::cgroup::{Cgroup, Layout};
 use gantry_runtime::monitor::protocol::{Create, Exit, Status};
 use gantry_runtime::monitor::{Client, SealedBinary, exit_record, spawn};
+use oci_spec::runtime::Process;
 use serde_json::{Value, json};
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -169,7 +170,7 @@ impl Drop for Pod {
 }
 
 /// An OCI process that runs a script.
-pub(crate) fn process(script: &str) -> Value {
+fn process(script: &str) -> Value {
     json!({ "args": ["/bin/sh", "-c", script], "cwd": "/", "env": ["PATH=/bin"], "user": { "uid": 0, "gid": 0 } })
 }
 
@@ -183,4 +184,11 @@ pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) 
         assert!(Instant::now() < until, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// The same as an exec takes it.
+pub(crate) fn exec_process(script: &str, terminal: bool) -> Process {
+    let mut value = process(script);
+    value["terminal"] = json!(terminal);
+    serde_json::from_value(value).unwrap()
 }
