@@ -166,6 +166,37 @@ fn refers(spec: &Value, resource: &str, name: &str) -> bool {
     search(spec, false, holders, name)
 }
 
+/// Whether a pod's spec refers to anything in the API: an account, secret, config map or claim. A mirror pod may not:
+/// else a node could make itself one and so read what its pods do not use.
+pub(crate) fn refers_to_objects(spec: &Value) -> bool {
+    const HOLDERS: &[&str] = &[
+        "configMap",
+        "configMapRef",
+        "configMapKeyRef",
+        "secret",
+        "secretRef",
+        "secretKeyRef",
+        "imagePullSecrets",
+        "nodePublishSecretRef",
+        "persistentVolumeClaim",
+        "ephemeral",
+        "projected",
+        "resourceClaims",
+    ];
+    fn search(value: &Value) -> bool {
+        match value {
+            Value::Object(map) => map.iter().any(|(key, value)| {
+                let held = HOLDERS.contains(&key.as_str()) && value.as_array().is_none_or(|list| !list.is_empty());
+                held || search(value)
+            }),
+            Value::Array(list) => list.iter().any(search),
+            _ => false,
+        }
+    }
+    let account = ["serviceAccountName", "serviceAccount"].iter().any(|key| !form::text(spec, &[*key]).is_empty());
+    account || search(spec)
+}
+
 #[cfg(test)]
 #[path = "authorize_tests.rs"]
 mod tests;

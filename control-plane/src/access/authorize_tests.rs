@@ -102,3 +102,20 @@ async fn the_table_of_who_may_what() {
         assert_eq!(authorize(&store, user, &ask(text)).allowed, expected, "{}: {text}", user.name);
     }
 }
+
+#[test]
+fn what_a_mirror_pod_may_not_refer_to() {
+    for spec in [
+        json!({"serviceAccountName": "x"}),
+        json!({"volumes": [{"name": "v", "secret": {"secretName": "s"}}]}),
+        json!({"volumes": [{"name": "v", "projected": {"sources": []}}]}),
+        json!({"containers": [{"envFrom": [{"configMapRef": {"name": "c"}}]}]}),
+        json!({"containers": [{"env": [{"name": "e", "valueFrom": {"secretKeyRef": {"name": "s"}}}]}]}),
+        json!({"imagePullSecrets": [{"name": "x"}]}),
+    ] {
+        assert!(refers_to_objects(&spec), "{spec}");
+    }
+    let plain = json!({"nodeName": "n", "imagePullSecrets": [], "containers": [{"name": "a", "env": [{"name": "e", "value": "secret"}]}],
+        "volumes": [{"name": "v", "hostPath": {"path": "/"}}, {"name": "w", "emptyDir": {}}]});
+    assert!(!refers_to_objects(&plain));
+}

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-pub(crate) use authorize::{Attributes, Decision, authorize};
+pub(crate) use authorize::{Attributes, Decision, authorize, refers_to_objects};
 pub(crate) use certificate::user_of as user_of_certificate;
 pub(crate) use token::{Claims, Signer};
 

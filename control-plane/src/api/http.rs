@@ -11,7 +11,9 @@ use super::body::Body;
 use super::query::{Query, decode};
 use super::route::{Route, Target, route};
 use super::{Api, discovery, handle, openapi, respond};
-use crate::access::{ACCOUNTS, AUTHENTICATED, Attributes, MASTERS, UNAUTHENTICATED, User, authorize};
+use crate::access::{
+    ACCOUNTS, AUTHENTICATED, Attributes, MASTERS, UNAUTHENTICATED, User, authorize, refers_to_objects,
+};
 use crate::error::{Error, Kind, Result};
 use crate::kinds::form;
 
@@ -263,7 +265,7 @@ pub(crate) fn restrict_node(user: &User, plural: &str, object: &serde_json::Valu
     let mirror = object["metadata"]["annotations"].get("kubernetes.io/config.mirror").is_some();
     let fits = match plural {
         "nodes" | "csinodes" | "leases" => name == node,
-        "pods" => mirror && form::text(object, &["spec", "nodeName"]) == node,
+        "pods" => mirror && form::text(object, &["spec", "nodeName"]) == node && !refers_to_objects(&object["spec"]),
         _ => true,
     };
     if fits {

@@ -124,6 +124,9 @@ fn token(api: &Api, call: &Call, mut request: Value) -> Result<Value> {
         audiences.push(signer.issuer().to_owned());
     }
     let reference = &request["spec"]["boundObjectRef"];
+    if let Some(node) = call.user.node() {
+        for_own_pod(api, call, node, reference)?;
+    }
     let bound = if reference.is_object() { Some(bound(call, reference, uid_of)?) } else { None };
     let issued = Timestamp::now().as_second();
     let claims = Claims {
@@ -142,6 +145,21 @@ fn token(api: &Api, call: &Call, mut request: Value) -> Result<Value> {
     request["spec"]["expirationSeconds"] = seconds.into();
     request["status"] = json!({"token": signer.sign(&claims)?, "expirationTimestamp": form::second_time(until)});
     Ok(request)
+}
+
+/// A node gets tokens for its pods only, each bound to the pod.
+fn for_own_pod(api: &Api, call: &Call, node: &str, reference: &Value) -> Result<()> {
+    let name = form::text(reference, &["name"]);
+    let pod = api.store.get(&format!("core/pods/{}/{name}", call.namespace));
+    let paths: [&[&str]; 2] = [&["spec", "nodeName"], &["spec", "serviceAccountName"]];
+    let found = pod.map(|pod| super::pick::pick(&pod.value, &paths));
+    let own = found.is_some_and(|found| found[0] == node && found[1] == call.name.as_str());
+    if own && form::text(reference, &["kind"]) == "Pod" {
+        return Ok(());
+    }
+    let why = format!("node {node:?} may only ask for tokens that are bound to a pod of its own");
+    let text = format!("serviceaccounts {:?} is forbidden: {why}", call.name);
+    Err(Error::new(Kind::Forbidden, text).about("", "serviceaccounts", &call.name))
 }
 
 /// The object that a token is bound to: kind, name, uid.

@@ -116,7 +116,17 @@ async fn a_node_keeps_to_itself() {
     let mut mirror = pod("m");
     mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
     mirror["spec"]["nodeName"] = "n1".into();
+    let mut curious = mirror.clone();
+    curious["spec"]["volumes"] = json!([{"name": "v", "secret": {"secretName": "s"}}]);
+    assert_eq!(code(format!("POST {PODS}"), curious).await, 403, "no way to secrets");
     assert_eq!(code(format!("POST {PODS}"), mirror).await, 201);
+    house.json(&format!("POST {PODS}"), &pod("own")).await;
+    let binding = json!({"metadata": {"name": "own"}, "target": {"kind": "Node", "name": "n1"}});
+    house.json(&format!("POST {PODS}/own/binding"), &binding).await;
+    let token = "POST /api/v1/namespaces/default/serviceaccounts/default/token";
+    let bound = json!({"spec": {"boundObjectRef": {"kind": "Pod", "name": "own"}}});
+    assert_eq!(code(token.into(), bound).await, 201);
+    assert_eq!(code(token.into(), json!({"spec": {}})).await, 403, "tokens of nodes are bound");
     assert_eq!(code(format!("POST {MAPS}"), config_map("m")).await, 403);
     assert_eq!(code("GET /api/v1/pods?fieldSelector=spec.nodeName%3Dn1".into(), Value::Null).await, 200);
     assert_eq!(code("GET /api/v1/pods".into(), Value::Null).await, 403);
