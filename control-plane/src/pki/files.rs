@@ -1,6 +1,6 @@
 //! Files of keys and certificates: written whole or not at all, readable by their owner alone.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
@@ -9,6 +9,14 @@ use crate::error::{Error, Kind, Result};
 
 pub(super) fn make_dir(dir: &Path) -> Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| failed("create", dir, e))
+}
+
+/// Keeps everybody else, in this process or another, from issuing in `dir` until it is dropped.
+pub(super) fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join("lock");
+    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let locked = open.and_then(|file| file.lock().map(|()| file));
+    locked.map_err(|e| failed("lock", &path, e))
 }
 
 pub(super) fn read(path: &Path) -> Result<String> {
@@ -39,7 +47,7 @@ pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
         file.sync_all()?;
         std::fs::rename(beside, path)?;
         let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::File::open(parent)?.sync_all()
+        File::open(parent)?.sync_all()
     };
     replace().map_err(|e| failed("write", path, e))
 }

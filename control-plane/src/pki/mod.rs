@@ -2,7 +2,8 @@
 //!
 //! [`ensure`] makes a directory complete: it reads what is there, decides what must be (re)issued
 //! (`decide`, pure), and issues it. It is safe to call at every start and after a crash at any point:
-//! keys are written before certificates, each atomically, and a pair that does not fit is reissued.
+//! keys are written before certificates, each atomically, and a pair that does not fit is reissued. A lock file lets
+//! one at a time do so: the parts of one daemon call it side by side.
 //!
 //! | file | what | renewed |
 //! |---|---|---|
@@ -120,6 +121,7 @@ pub fn ensure(dir: &Path, names: &Names) -> Result<Pki> {
 /// As [`ensure`].
 pub fn ensure_at(dir: &Path, names: &Names, now: SystemTime) -> Result<Pki> {
     files::make_dir(dir)?;
+    let _lock = files::lock(dir)?;
     let authority = Authority::ensure(dir, now)?;
     let client = |name: &str, common: &str| {
         authority.ensure_signed(dir, name, &Wanted::client(common, Some("system:masters")), now)
@@ -149,6 +151,7 @@ pub fn issue_node(dir: &Path, name: &str, names: &Names) -> Result<NodePki> {
 /// As [`issue_node`].
 pub fn issue_node_at(dir: &Path, name: &str, names: &Names, now: SystemTime) -> Result<NodePki> {
     files::check_node_name(name)?;
+    let _lock = files::lock(dir)?;
     let authority = Authority::ensure(dir, now)?;
     let home = dir.join("nodes").join(name);
     files::make_dir(&home)?;

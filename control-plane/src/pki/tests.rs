@@ -119,6 +119,33 @@ fn a_crash_between_key_and_certificate_heals() {
 }
 
 #[test]
+fn those_who_issue_side_by_side_agree() {
+    let dir = Scratch::new("race");
+    let api = names(&["localhost"], &["127.0.0.1"]);
+    let one = |n: usize| {
+        let pki = ensure(&dir.0, &api).expect("pki");
+        let node = issue_node(&dir.0, "n1", &api).expect("node");
+        (n, pki.ca_pem, pki.serving.cert_pem, pki.service_account.key_pem, node.client.cert_pem, node.client.key_pem)
+    };
+    let all: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|n| {
+                scope.spawn({
+                    let one = &one;
+                    move || one(n)
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().expect("thread")).collect()
+    });
+    for seen in &all {
+        let same =
+            (&seen.1, &seen.2, &seen.3, &seen.4, &seen.5) == (&all[0].1, &all[0].2, &all[0].3, &all[0].4, &all[0].5);
+        assert!(same, "thread {} got another set", seen.0);
+    }
+}
+
+#[test]
 fn keys_are_for_their_owner_alone() {
     let dir = Scratch::new("modes");
     let pki = ensure(&dir.0, &names(&["localhost"], &[])).expect("pki");
