@@ -82,7 +82,8 @@ pub struct Created {
 }
 
 impl Created {
-    pub(crate) fn new(launched: Launched, words: Words, heard: launch::Heard) -> Created {
+    pub(crate) fn new(launched: Launched, mut words: Words, heard: launch::Heard) -> Created {
+        words.forget_done();
         Created {
             pid: launched.pid,
             pidfd: launched.pidfd,

@@ -8,7 +8,7 @@ use crate::create::Stdio;
 use crate::error::{Context, Error, Kind, Result};
 use crate::init::{self, Ground};
 use crate::plan::{Around, Open, Plan, Step, namespace_names};
-use crate::sys::clone::{self, Side, flags};
+use crate::sys::clone::{self, Reap, Side, flags};
 use crate::sys::{Errno, Solo, fs, mount, process};
 use crate::talk::{self, End, Word};
 
@@ -107,8 +107,12 @@ pub(crate) fn launch(
     let restored = restore.iter().try_for_each(|(of, fd): &(u64, OwnedFd)| clone::setns(fd.as_fd(), *of));
     let Side::Parent(pid, pidfd) = side? else { process::leave(1) };
     let launched = Launched { pid, pidfd, talk: ours };
-    restored.context(|| "return to the own namespaces")?;
-    Ok((launched, Words(plan.steps)))
+    if let Err(errno) = restored {
+        let _ = clone::pidfd_send_signal(launched.pidfd.as_fd(), libc::SIGKILL);
+        let _ = clone::wait(launched.pidfd.as_fd(), Reap::Yes);
+        return Err(Error::system("return to the own namespaces", errno));
+    }
+    Ok((launched, Words { first: 0, steps: plan.steps }))
 }
 
 /// Enters what the child is to be born into; `restore` gets the way back.
@@ -147,12 +151,28 @@ fn remember(of: u64, restore: &mut Vec<(u64, OwnedFd)>) -> Result<()> {
 
 /// The steps of a plan, kept by the parent for their words.
 #[derive(Debug)]
-pub(crate) struct Words(Vec<Step>);
+pub(crate) struct Words {
+    first: usize,
+    steps: Vec<Step>,
+}
 
 impl Words {
+    /// Keeps only what can still fail once the child is ready: a monitor lives as long as its containers.
+    pub(crate) fn forget_done(&mut self) {
+        let done = self.steps.iter().position(|step| matches!(step, Step::Say(Word::Ready)));
+        let done = done.unwrap_or(self.steps.len());
+        self.steps = self.steps.split_off(done);
+        self.steps.shrink_to_fit();
+        self.first += done;
+    }
+
+    fn get(&self, step: u16) -> Option<&Step> {
+        self.steps.get(usize::from(step).checked_sub(self.first)?)
+    }
+
     /// The sentence for a failure that the child reported.
     pub(crate) fn explain(&self, step: u16, errno: Errno) -> Error {
-        let Some(step) = self.0.get(usize::from(step)) else {
+        let Some(step) = self.get(step) else {
             return Error::system(format!("step {step}"), errno);
         };
         let error = Error::system(step.to_string(), errno);
@@ -180,7 +200,7 @@ impl Words {
 
     /// The sentence for a wish that could not be met.
     pub(crate) fn warn(&self, step: u16, errno: Errno) -> String {
-        let step = self.0.get(usize::from(step)).map(ToString::to_string).unwrap_or_default();
+        let step = self.get(step).map(ToString::to_string).unwrap_or_default();
         format!("{step}: {errno}; left as it is")
     }
 }

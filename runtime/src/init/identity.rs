@@ -61,7 +61,8 @@ impl Init<'_> {
 
     /// Looks `HOME` up as a login would; without an entry it stays `/`.
     fn find_home(&mut self, uid: u32) {
-        let Ok(file) = fs::open(c"/etc/passwd", libc::O_RDONLY | libc::O_NONBLOCK) else { return };
+        let opened = self.root().and_then(|root| root.open(c"etc/passwd", libc::O_RDONLY | libc::O_NONBLOCK));
+        let Ok(file) = opened else { return };
         match fs::fstat(file.as_fd()) {
             Ok(about) if about.st_mode & libc::S_IFMT == libc::S_IFREG => {}
             _ => return,

@@ -158,6 +158,10 @@ pub fn create(spec: &Spec, bundle: &Path, host: &Host, filter: Option<Filter>, w
     plan.around = spaces.around;
     plan.maps = spaces.maps;
 
+    if plan.cloned & flags::PID == 0 {
+        // Others live in its pid namespace: they must not look into a process that still holds the host's descriptors.
+        plan.steps.push(Step::Hide);
+    }
     plan.steps.extend(process::oom_score(process)?);
     plan.steps.push(Step::EnterCgroups);
     if plan.maps.is_some() {

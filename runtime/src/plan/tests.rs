@@ -141,7 +141,7 @@ fn a_user_namespace_is_mapped_first_and_gets_devices_by_bind() {
     assert!(
         text.starts_with(
             "around the clone: join network\nclone mount uts user\nmap uids 0 100000 65536, gids 0 100000 65536\n\
-             enter the cgroup\nawait Mapped\nbecome root of the user namespace\nstart a session\nmake / rslave\n"
+             become undumpable\nenter the cgroup\nawait Mapped\nbecome root of the user namespace\nstart a session\nmake / rslave\n"
         ),
         "{text}"
     );
@@ -157,7 +157,7 @@ fn joined_namespaces_are_entered_by_the_child_pid_by_the_parent() {
     let text = text(&[("/linux/namespaces", spaces)]);
     assert!(
         text.starts_with(
-            "around the clone: join pid\nclone mount\nenter the cgroup\njoin network namespace /run/net\n\
+            "around the clone: join pid\nclone mount\nbecome undumpable\nenter the cgroup\njoin network namespace /run/net\n\
              join ipc namespace /run/ipc\njoin uts namespace /run/uts\nstart a session\nmake / rslave\n"
         ),
         "{text}"

@@ -45,6 +45,9 @@ fn the_whole_road() {
 #[test]
 fn exit_codes_and_signals() {
     let mut house = house!("codes");
+    let garbage = house.rootfs().join("bin/garbage");
+    fs::write(&garbage, [0x7f; 64]).unwrap();
+    fs::set_permissions(&garbage, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$; exit 9", 9)] {
         // Pid 1 does not get signals that it has no handler for, not even from itself.
         house.script(if script.starts_with("kill -9") { "sh -c 'kill -9 $$'; exit $?" } else { script });
@@ -52,7 +55,8 @@ fn exit_codes_and_signals() {
     }
     for (program, code, what) in [
         ("nothing-there", 1, "exec: \"nothing-there\": executable file not found in $PATH"),
-        ("/etc", 1, "/etc: Permission denied (EACCES)"),
+        ("/etc", 1, "execute /etc: Permission denied (EACCES)"),
+        ("garbage", 1, "execute garbage: Exec format error (ENOEXEC)"),
     ] {
         house.set("/process/args", json!([program]));
         let said = house.run();
