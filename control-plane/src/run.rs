@@ -94,7 +94,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     api.kubelet_tls = Some(Arc::new(serve::kubelet_tls(&pki)?));
     let api = Arc::new(api);
     api.bootstrap().await?;
-    let serving = tokio::spawn(serve::serve(api.clone(), listeners, serve::server_tls(&pki)?));
+    let mut serving = tokio::spawn(serve::serve(api.clone(), listeners, serve::server_tls(&pki)?));
     if let Some(path) = &config.admin_kubeconfig {
         pki::write_kubeconfig(path, &server_url, &pki.ca_pem, &pki.admin)?;
     }
@@ -112,12 +112,32 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
         };
         parts.spawn(controllers::run(client, settings, shutdown.clone()));
     }
-    let served = serving.await.map_err(|e| Error::internal("the API server ended", e))?;
+    let ended = tokio::select! {
+        served = &mut serving => return finish(served, parts, &shutdown).await,
+        Some(ended) = parts.join_next() => ended,
+    };
+    // A part that ends before its time takes the whole with it, rather than leave a cluster that does half its work.
+    let asked = shutdown.is_cancelled();
+    shutdown.cancel();
+    let end = finish(serving.await, parts, &shutdown).await;
+    match ended {
+        Err(e) => Err(Error::internal("a part of the control plane ended", e)),
+        Ok(()) if !asked => Err(Error::internal("run the control plane", "the scheduler or the controllers ended")),
+        Ok(()) => end,
+    }
+}
+
+/// Waits for what still runs.
+async fn finish(
+    served: std::result::Result<Result<()>, tokio::task::JoinError>,
+    mut parts: tokio::task::JoinSet<()>,
+    shutdown: &CancellationToken,
+) -> Result<()> {
     shutdown.cancel();
     while let Some(done) = parts.join_next().await {
-        done.map_err(|e| Error::internal("a controller ended", e))?;
+        done.map_err(|e| Error::internal("a part of the control plane ended", e))?;
     }
-    served
+    served.map_err(|e| Error::internal("the API server ended", e))?
 }
 
 async fn open(dir: PathBuf) -> Result<Store> {
@@ -156,6 +176,45 @@ fn parse_cidr(text: &str) -> Result<(Ipv4Addr, u8)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TempDir;
+
+    fn config(dir: &TempDir) -> Config {
+        Config {
+            data_dir: dir.path().into(),
+            listen: vec!["127.0.0.1:0".parse().expect("address")],
+            admin_kubeconfig: Some(dir.path().join("kubeconfig")),
+            ..Config::default()
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn it_starts_stops_and_starts_again() {
+        let dir = TempDir::new("run");
+        for _ in 0..2 {
+            let _ = std::fs::remove_file(dir.path().join("kubeconfig"));
+            let shutdown = CancellationToken::new();
+            let running = tokio::spawn(run(config(&dir), shutdown.clone()));
+            for _ in 0..500 {
+                if dir.path().join("kubeconfig").exists() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let text = std::fs::read_to_string(dir.path().join("kubeconfig")).expect("a kubeconfig");
+            assert!(text.contains("server: https://127.0.0.1:"), "{text}");
+            shutdown.cancel();
+            let ended = tokio::time::timeout(Duration::from_secs(20), running).await;
+            ended.expect("in time").expect("no panic").expect("a good end");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_an_address_it_says_so() {
+        let dir = TempDir::new("no-address");
+        let config = Config { listen: Vec::new(), ..config(&dir) };
+        let error = run(config, CancellationToken::new()).await.expect_err("nowhere to listen");
+        assert_eq!(error.chain(), "start the API server: it has no address to listen on");
+    }
 
     #[test]
     fn networks_are_checked() {

@@ -22,7 +22,8 @@ pub(crate) async fn update(api: &Api, call: &Call, mut body: Value) -> Result<Va
         return Err(Error::new(Kind::BadRequest, text));
     }
     let exact = !matches!(form::text(&body, &["metadata", "resourceVersion"]), "" | "0");
-    if call.kind.creates_on_update() && call.subresource.is_empty() && api.store.get(&call.key()).is_none() {
+    let creates = call.kind.creates_on_update() && call.subresource.is_empty() && !exact;
+    if creates && api.store.get(&call.key()).is_none() {
         return super::create(api, call, body).await;
     }
     change(api, call, exact, |_| Ok(body.clone())).await
