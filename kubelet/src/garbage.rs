@@ -166,21 +166,11 @@ fn directories(shared: &Shared, pods: &Pods, alive: &HashSet<String>) {
     let gone = |uid: &str| !pods.knows(uid) && !alive.contains(uid);
     for uid in names(&shared.config.root_dir.join("pods")).iter().filter(|u| gone(u)) {
         match volumes::tear_down(&shared.config.root_dir, uid) {
-            Ok(()) => tracing::info!(uid, "removed what a pod left"),
+            Ok(()) => {
+                remove_logs(&shared.config.pod_logs_dir, uid);
+                tracing::info!(uid, "removed what a pod left");
+            }
             Err(why) => tracing::warn!(uid, %why, "cannot remove what a pod left"),
-        }
-    }
-    for name in names(&shared.config.pod_logs_dir) {
-        let uid = name.rsplit('_').next().unwrap_or_default();
-        // Other kubelets may share the directory: only what is shaped like a pod's and old enough goes.
-        let path = shared.config.pod_logs_dir.join(&name);
-        let age = std::fs::metadata(&path).and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
-        if name.matches('_').count() == 2
-            && gone(uid)
-            && age.is_some_and(|a| a > OLD_LOGS)
-            && let Err(why) = std::fs::remove_dir_all(&path)
-        {
-            tracing::warn!(path = %path.display(), %why, "cannot remove old logs");
         }
     }
     for uid in shared.cgroups.pods().iter().filter(|u| gone(u)) {
@@ -188,7 +178,14 @@ fn directories(shared: &Shared, pods: &Pods, alive: &HashSet<String>) {
     }
 }
 
-const OLD_LOGS: Duration = Duration::from_secs(3600);
+/// Removes the log directory of one pod of ours. Others may share the directory above, so nothing else goes.
+fn remove_logs(dir: &Path, uid: &str) {
+    for name in names(dir).iter().filter(|n| n.rsplit('_').next() == Some(uid)) {
+        if let Err(why) = std::fs::remove_dir_all(dir.join(name)) {
+            tracing::warn!(name, %why, "cannot remove old logs");
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

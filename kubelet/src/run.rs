@@ -49,7 +49,7 @@ pub(crate) async fn start(config: Config, clock: Clock, shutdown: CancellationTo
     name_runtime(&shared).await;
 
     let pods = Pods::default();
-    let (say_labels, labels) = watch::channel(sync::labels(&shared));
+    let (say_labels, labels) = watch::channel(None);
     let (send, updates) = mpsc::channel(256);
     let mut tasks = JoinSet::new();
     tasks.spawn(events::post(api.clone(), shared.config.node_name.as_str().into(), events));
@@ -57,10 +57,11 @@ pub(crate) async fn start(config: Config, clock: Clock, shutdown: CancellationTo
     if let Some(api) = api {
         sources.push(Source::Api);
         tasks.spawn(lease::run(shared.clone(), api.clone()));
-        tasks.spawn(sync::run(shared.clone(), api.clone(), port, say_labels));
+        tasks.spawn(sync::run(shared.clone(), api.clone(), port));
+        tasks.spawn(sync::watch_labels(shared.clone(), api.clone(), say_labels));
         tasks.spawn(watch_services(api.clone(), say_services));
-        let (shared, send) = (shared.clone(), send.clone());
-        tasks.spawn(async move { from_api(&shared, api, send).await });
+        let (shared, send, labels) = (shared.clone(), send.clone(), labels.clone());
+        tasks.spawn(async move { from_api(&shared, api, labels, send).await });
     }
     if let Some(dir) = shared.config.static_pod_dir.clone() {
         sources.push(Source::Files);
@@ -150,10 +151,23 @@ async fn name_runtime(shared: &Shared) {
     }
 }
 
-async fn from_api(shared: &Shared, api: Api, send: mpsc::Sender<(Source, Update)>) {
-    // Pods need the variables of services; a server without services says so soon.
+async fn from_api(
+    shared: &Shared,
+    api: Api,
+    mut labels: watch::Receiver<Option<pool::Labels>>,
+    send: mpsc::Sender<(Source, Update)>,
+) {
+    // Pods need the variables of services, and are admitted by the node's labels.
     let mut services = shared.services.clone();
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(2), services.wait_for(Option::is_some)).await;
+    let patience = std::time::Duration::from_secs(5);
+    let known = async {
+        tokio::join!(async { services.wait_for(Option::is_some).await.is_ok() }, async {
+            labels.wait_for(Option::is_some).await.is_ok()
+        })
+    };
+    if tokio::time::timeout(patience, known).await.is_err() {
+        tracing::warn!("the API server told of neither services nor this node; pods start without");
+    }
     let (each, mut updates) = mpsc::channel(64);
     let pass_on = async {
         while let Some(update) = updates.recv().await {

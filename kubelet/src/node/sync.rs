@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Node, NodeStatus};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::facts;
 use super::status::{self, Fixed, Measured};
 use crate::api::events::Severity;
+use crate::api::reflect::{Change, Target, follow};
 use crate::api::{Api, PatchKind};
 use crate::clock;
 use crate::error::{Kind, Result};
@@ -32,8 +33,8 @@ pub(crate) fn labels(shared: &Shared) -> BTreeMap<String, String> {
     all
 }
 
-/// Registers the node and keeps its status, for ever. `port`: of the HTTPS endpoint. `say`: the node's labels.
-pub(crate) async fn run(shared: Arc<Shared>, api: Api, port: u16, say: watch::Sender<BTreeMap<String, String>>) {
+/// Registers the node and keeps its status, for ever. `port`: of the HTTPS endpoint.
+pub(crate) async fn run(shared: Arc<Shared>, api: Api, port: u16) {
     let mut wait = Duration::from_millis(100);
     let mut fixed = fixed(&shared, port);
     let mut base = loop {
@@ -51,7 +52,6 @@ pub(crate) async fn run(shared: Arc<Shared>, api: Api, port: u16, say: watch::Se
     let mut sent = Instant::now();
     let mut first = true;
     loop {
-        say.send_replace(base.metadata.labels.clone().unwrap_or_default());
         let measured = measure(&shared, &mut fixed).await;
         let old = base.status.clone().unwrap_or_default();
         let new = status::compute(&fixed, &measured, &old, clock::wall());
@@ -72,6 +72,26 @@ pub(crate) async fn run(shared: Arc<Shared>, api: Api, port: u16, say: watch::Se
         }
         wait_for_next(&shared, &measured).await;
     }
+}
+
+/// Follows the node's labels into `say`: whoever labels a node expects pods to be admitted by it at once.
+pub(crate) async fn watch_labels(shared: Arc<Shared>, api: Api, say: watch::Sender<Option<BTreeMap<String, String>>>) {
+    let (send, mut changes) = mpsc::channel(8);
+    let query = format!("fieldSelector=metadata.name%3D{}", shared.config.node_name);
+    let listening = async {
+        while let Some(change) = changes.recv().await {
+            let node = match change {
+                Change::Reset(items) => items.into_iter().next(),
+                Change::Apply(node) => Some(node),
+                Change::Delete(_) => None,
+            };
+            let labels = node.and_then(|mut n| serde_json::from_value(n["metadata"]["labels"].take()).ok());
+            if let Some(labels) = labels {
+                say.send_replace(Some(labels));
+            }
+        }
+    };
+    tokio::join!(follow(api, Target { path: "/api/v1/nodes".into(), query }, send), listening);
 }
 
 /// A node that is not ready looks again soon: pods wait for it.

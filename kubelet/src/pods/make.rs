@@ -89,7 +89,7 @@ pub(crate) async fn sandbox(shared: &Shared, of: &Pod, config: cri::PodSandboxCo
 pub(crate) fn hosts_file(shared: &Shared, of: &Pod, ips: &[String]) -> Result<Option<String>> {
     let Some(text) = apply::hosts_text(of, ips, &shared.config.cluster_domain) else { return Ok(None) };
     let path = volumes::pod_dir(&shared.config.root_dir, pod::uid(of)).join("etc-hosts");
-    // Written in place where it is mounted already: a new file would not be seen in running containers.
+    // Left alone where it is right: running containers have this very file mounted.
     if std::fs::read_to_string(&path).is_ok_and(|have| have == text) {
         return Ok(Some(path.to_string_lossy().into_owned()));
     }

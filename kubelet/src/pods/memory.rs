@@ -86,8 +86,10 @@ impl Memory {
             "CreateContainerConfigError" | "InvalidImageName" => BackOff { seconds: FIRST, updated: now },
             _ => next(self.failures.get(name).map(|f| f.delay), now),
         };
-        // A sandbox that fails, often for a network that is just coming up, is tried again sooner.
-        let wait = if name.is_empty() { (delay.seconds / 10).max(1) } else { delay.seconds };
+        // A sandbox that fails, often for a network that is just coming up, and a volume that cannot be had
+        // are tried again sooner.
+        let sooner = name.is_empty() || reason == "ContainerCreating";
+        let wait = if sooner { (delay.seconds / 10).max(1) } else { delay.seconds };
         let failure = Failure { reason, message, at: now, retry_at: plus(now, wait), delay };
         self.failures.insert(name.to_string(), failure);
     }

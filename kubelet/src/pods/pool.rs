@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::labels;
 use super::worker::{Inputs, Wanted, Worker};
-use crate::node::admission;
+use crate::node::{admission, sync};
 use crate::pod;
 use crate::shared::Shared;
 use crate::source::pods::{Update, key};
@@ -22,6 +22,9 @@ pub(crate) enum Source {
     Api,
     Files,
 }
+
+/// A node's labels.
+pub(crate) type Labels = BTreeMap<String, String>;
 
 struct Entry {
     source: Source,
@@ -89,7 +92,7 @@ impl Pods {
 pub(crate) async fn run(
     shared: Arc<Shared>,
     pods: Pods,
-    node_labels: watch::Receiver<BTreeMap<String, String>>,
+    node_labels: watch::Receiver<Option<Labels>>,
     mut updates: mpsc::Receiver<(Source, Update)>,
 ) {
     let mut workers: JoinSet<String> = JoinSet::new();
@@ -97,7 +100,7 @@ pub(crate) async fn run(
         tokio::select! {
             update = updates.recv() => {
                 let Some((source, update)) = update else { return };
-                let labels = node_labels.borrow().clone();
+                let labels = node_labels.borrow().clone().unwrap_or_else(|| sync::labels(&shared));
                 take(&shared, &pods, &labels, &mut workers, source, update);
             }
             Some(done) = workers.join_next(), if !workers.is_empty() => {
@@ -113,7 +116,7 @@ pub(crate) async fn run(
 fn take(
     shared: &Arc<Shared>,
     pods: &Pods,
-    labels: &BTreeMap<String, String>,
+    labels: &Labels,
     workers: &mut JoinSet<String>,
     source: Source,
     update: Update,
@@ -148,7 +151,7 @@ fn take(
 fn set(
     shared: &Arc<Shared>,
     pods: &Pods,
-    labels: &BTreeMap<String, String>,
+    labels: &Labels,
     workers: &mut JoinSet<String>,
     source: Source,
     of: Arc<Pod>,

@@ -187,7 +187,8 @@ fn container(sandbox: &str, s: ContainerStatus) -> Seen {
         started_at: s.started_at,
         finished_at: s.finished_at,
         exit_code: s.exit_code,
-        image: s.image.map(|i| i.image).unwrap_or_default(),
+        // Containers are made by image id; the name is what the user gave.
+        image: s.image.map(|i| i.user_specified_image).unwrap_or_default(),
         image_ref: s.image_ref,
         image_id: s.image_id,
         hash: s.annotations.get(labels::HASH).cloned().unwrap_or_default(),

@@ -70,6 +70,8 @@ pub(crate) struct Worker {
     tried: Option<(String, View)>,
     unseen: bool,
     volumes_stale: bool,
+    /// The pod is finished and what it does not need any more was given back.
+    released: bool,
 }
 
 enum Happened {
@@ -104,7 +106,9 @@ impl Worker {
             is_ready: false,
             tried: None,
             unseen: true,
-            volumes_stale: false,
+            // A kubelet that was restarted does not know when the tokens of its pods run out.
+            volumes_stale: true,
+            released: false,
             verdicts,
             pod,
             inputs,
@@ -190,6 +194,9 @@ impl Worker {
         }
         self.say(&plan, false);
         self.note_back_off(&plan);
+        if plan.done && plan.actions.is_empty() && self.job.is_empty() && !self.released {
+            self.release();
+        }
         if self.job.is_empty() && !plan.actions.is_empty() {
             let text = plan.to_string();
             if self.tried.as_ref().is_some_and(|(t, v)| *t == text && *v == self.view) {
@@ -331,6 +338,18 @@ impl Worker {
             }
             News::Volumes(volumes) => self.renew_at = volumes.renew_at,
         }
+    }
+
+    /// Volumes and cgroup of a pod that will not run again; its logs and messages stay until it is deleted.
+    fn release(&mut self) {
+        self.released = true;
+        let (shared, uid) = (self.shared.clone(), pod::uid(&self.pod).to_string());
+        self.job.spawn_blocking(move || {
+            if let Err(why) = volumes::release(&shared.config.root_dir, &uid) {
+                tracing::warn!(uid, %why, "volumes of a finished pod stay for now");
+            }
+            shared.cgroups.remove_pod(&uid);
+        });
     }
 
     /// Writes volumes whose ConfigMaps, Secrets or tokens are new.

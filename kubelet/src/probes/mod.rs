@@ -180,6 +180,9 @@ impl Probes {
     }
 }
 
+/// The first wait after a container was not ready; it doubles up to the period.
+const EARLY: Duration = Duration::from_millis(25);
+
 struct Run {
     shared: Arc<Shared>,
     pod: Arc<Pod>,
@@ -202,21 +205,28 @@ impl Run {
             tokio::time::sleep(clock::until(now, plus(started, i64::from(delay)))).await;
         }
         let mut count = Count::new(&probe);
-        let mut ticks = tokio::time::interval(period);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut early = EARLY;
         loop {
-            ticks.tick().await;
             let result = check::once(&self.shared.cri, &probe, &self.container, &self.spot, limit).await;
+            // A container that is not ready yet is asked again soon, so that it becomes ready sooner; the API's
+            // documentation of periodSeconds allows for that. These looks count and say nothing.
+            if self.what == What::Readiness && count.verdict != Some(true) && result.is_err() && early < period {
+                tokio::time::sleep(early).await;
+                early *= 2;
+                continue;
+            }
             if let Err(why) = &result {
                 let message = format!("{} probe failed: {why}", self.what.name());
                 self.shared.events.pod(&self.pod, Some(&self.container.name), Severity::Warning, "Unhealthy", message);
             }
-            let Some(good) = count.take(result.is_ok()) else { continue };
-            let grace = probe.termination_grace_period_seconds;
-            let verdict = Verdict { id: self.spot.id.clone(), what: self.what, good, grace };
-            if self.verdicts.send(verdict).is_err() {
-                return;
+            if let Some(good) = count.take(result.is_ok()) {
+                let grace = probe.termination_grace_period_seconds;
+                let verdict = Verdict { id: self.spot.id.clone(), what: self.what, good, grace };
+                if self.verdicts.send(verdict).is_err() {
+                    return;
+                }
             }
+            tokio::time::sleep(period).await;
         }
     }
 }

@@ -180,23 +180,41 @@ fn is_mount_point(dir: &Path) -> bool {
     dir.parent().is_some_and(|parent| device(dir).is_some() && device(dir) != device(parent))
 }
 
+/// Unmounts and removes the volumes of a pod that is finished; the rest of its directory stays.
+///
+/// # Errors
+/// What `tear_down` says.
+pub(crate) fn release(root: &Path, uid: &str) -> Result<()> {
+    for part in ["volume-subpaths", "volumes"] {
+        remove(&checked(root, uid)?.join(part))?;
+    }
+    Ok(())
+}
+
 /// Unmounts and removes everything of the pod under `root`. Runs to its end; what stays is said, and taken
 /// up again by garbage collection.
 pub(crate) fn tear_down(root: &Path, uid: &str) -> Result<()> {
+    remove(&checked(root, uid)?)
+}
+
+fn checked(root: &Path, uid: &str) -> Result<PathBuf> {
     if uid.is_empty() || uid.contains('/') || uid.starts_with('.') {
         return Err(Error::pod(format!("pod uid {uid:?} is no name of a directory")));
     }
-    let dir = pod_dir(root, uid);
+    Ok(pod_dir(root, uid))
+}
+
+fn remove(dir: &Path) -> Result<()> {
     if !dir.exists() {
         return Ok(());
     }
-    for target in mounts_below(&dir) {
+    for target in mounts_below(dir) {
         subpath::detach(&target);
     }
-    if !mounts_below(&dir).is_empty() {
+    if !mounts_below(dir).is_empty() {
         return Err(Error::pod(format!("something stays mounted below {}", dir.display())));
     }
-    fs::remove_dir_all(&dir).map_err(|e| Error::io(format!("remove {}", dir.display()), e))
+    fs::remove_dir_all(dir).map_err(|e| Error::io(format!("remove {}", dir.display()), e))
 }
 
 /// Mount points below `dir`, deepest first.
