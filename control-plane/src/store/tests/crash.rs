@@ -34,7 +34,7 @@ async fn history(disk: &Disk, commits: u64) -> (Vec<usize>, Vec<Contents>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_at_any_step_keeps_what_was_acknowledged() {
     let disk = Disk::default();
-    let (acknowledged, states) = history(&disk, 60).await;
+    let (acknowledged, states) = history(&disk, 40).await;
     let steps: Vec<Step> = disk.steps.lock().expect("lock").clone();
     let mut dice = Dice(4242);
     let mut cuts = 0;
@@ -142,6 +142,55 @@ async fn flipped_bits_are_noticed_or_harmless() {
     }
     std::panic::set_hook(quiet);
     eprintln!("{noticed} of 300 flips noticed, the others hit nothing that is used");
+}
+
+const FULL: &str = "GANTRY_STORE_FULL_CHILD";
+
+/// Not a test of its own: runs on a file system of 4 MiB.
+#[tokio::test(flavor = "multi_thread")]
+async fn child_on_a_small_file_system() {
+    let Some(dir) = std::env::var_os(FULL) else { return };
+    let (dir, ballast) = (Path::new(&dir).join("store"), Path::new(&dir).join("ballast"));
+    std::fs::write(&ballast, vec![1; 1 << 20]).expect("ballast");
+    let store = Store::open(&dir).expect("open");
+    let mut written = 0;
+    let why = loop {
+        assert!(written < 2000, "the disk never fills");
+        match store.commit(vec![Op::put(format!("/k{written}"), Expect::Absent, vec![b'x'; 8192])]).await {
+            Ok(_) => written += 1,
+            Err(why) => break why,
+        }
+    };
+    assert_eq!(why.kind(), Kind::Io, "{why}");
+    assert!(written > 50 && store.get(&format!("/k{}", written - 1)).is_some(), "reads go on after {written} commits");
+    std::fs::remove_file(&ballast).expect("room");
+    put(&store, "/after", "room was made").await;
+    let before = contents(&store);
+    drop(store);
+    assert_eq!(contents(&Store::open(&dir).expect("reopen")), before);
+    println!("full after {written} commits, and well again");
+}
+
+#[test]
+fn a_file_system_that_fills_up_costs_no_data() {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return };
+    if !status.lines().any(|line| line.starts_with("Uid:\t0\t")) {
+        eprintln!("SKIPPED: mounting a small file system takes root");
+        return;
+    }
+    let dir = Scratch::new("full");
+    std::fs::create_dir_all(&dir.0).expect("dir");
+    // The mount is in a namespace of its own and goes with the child.
+    let script = "mount -t tmpfs -o size=4m tmpfs \"$1\" && exec \"$2\" --exact \"$3\" --nocapture";
+    let out = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"])
+        .args([dir.0.as_os_str(), std::env::current_exe().expect("myself").as_os_str()])
+        .arg("store::tests::crash::child_on_a_small_file_system")
+        .env(FULL, &dir.0)
+        .output()
+        .expect("unshare");
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success() && said.contains("and well again"), "{said}{}", String::from_utf8_lossy(&out.stderr));
 }
 
 const CHILD: &str = "GANTRY_STORE_CRASH_CHILD";
