@@ -41,6 +41,9 @@ pub struct Config {
     pub issuer: String,
     /// What Services get their addresses from.
     pub service_cidr: String,
+    /// Whether each pod gets the token of its account, the authority and its namespace mounted under
+    /// `/var/run/secrets/kubernetes.io/serviceaccount`, as in Kubernetes. Default no: a pod starts sooner without.
+    pub account_volumes: bool,
     /// A node that is silent for so long is taken for unreachable.
     pub node_grace_seconds: u64,
     /// Whether the scheduler runs here.
@@ -61,6 +64,7 @@ impl Default for Config {
             token_file: None,
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             service_cidr: "10.96.0.0/16".into(),
+            account_volumes: false,
             node_grace_seconds: 40,
             scheduler: true,
             controllers: true,
@@ -91,6 +95,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     // Requests end before the store does: they have a token of their own.
     let mut api = Api::new(store, Access::new(tokens, Some(signer)), shutdown.clone());
     api.service_cidr = parse_cidr(&config.service_cidr)?;
+    api.account_volumes = config.account_volumes;
     api.kubelet_tls = Some(Arc::new(serve::kubelet_tls(&pki)?));
     let api = Arc::new(api);
     api.bootstrap().await?;

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use serde_json::{Value, json};
 
 use super::pick::pick;
-use super::{Api, Call};
+use super::{Api, Call, verbs};
 use crate::error::{Error, Kind, Result};
 use crate::kinds::form;
 use crate::store::Range;
@@ -77,9 +77,50 @@ fn account(api: &Api, call: &Call, pod: &mut Value) -> Result<()> {
             format!("error looking up service account {}/{name}: serviceaccount {name:?} not found", call.namespace);
         return Err(forbidden(call, pod, &text));
     }
+    let account = api.store.get(&format!("core/serviceaccounts/{}/{name}", call.namespace));
+    let told = account.map(|account| pick(&account.value, &[&["automountServiceAccountToken"]])[0].take());
     pod["spec"]["serviceAccountName"] = name.as_str().into();
     pod["spec"]["serviceAccount"] = name.into();
+    // The pod's own word counts before its account's.
+    let wanted = [&pod["spec"]["automountServiceAccountToken"], &told.unwrap_or_default()];
+    if api.account_volumes && !wanted.into_iter().find(|w| w.is_boolean()).is_some_and(|w| *w == false) {
+        mount_account(&mut pod["spec"], &verbs::generate("kube-api-access-"));
+    }
     Ok(())
+}
+
+/// Where programs look for their account: token, authority and namespace.
+const ACCOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Mounts token, authority and namespace into every container that has nothing there.
+fn mount_account(spec: &mut Value, volume: &str) {
+    let mount = json!({"name": volume, "readOnly": true, "mountPath": ACCOUNT_PATH});
+    let mut mounted = false;
+    for list in ["initContainers", "containers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            if form::list(container, &["volumeMounts"]).iter().any(|m| m["mountPath"] == ACCOUNT_PATH) {
+                continue;
+            }
+            mounted = true;
+            match container["volumeMounts"].as_array_mut() {
+                Some(mounts) => mounts.push(mount.clone()),
+                None => container["volumeMounts"] = json!([mount]),
+            }
+        }
+    }
+    if !mounted {
+        return;
+    }
+    let namespace = json!({"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}});
+    let volume = json!({"name": volume, "projected": {"defaultMode": 420, "sources": [
+        {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"downwardAPI": {"items": [namespace]}},
+    ]}});
+    match spec["volumes"].as_array_mut() {
+        Some(volumes) => volumes.push(volume),
+        None => spec["volumes"] = json!([volume]),
+    }
 }
 
 fn priority(api: &Api, call: &Call, pod: &mut Value) -> Result<()> {
@@ -187,6 +228,18 @@ mod tests {
         let first = free_address(network, &HashSet::new()).expect("free");
         assert_eq!(first, Ipv4Addr::new(10, 96, 0, 2));
         assert_eq!(free_address(network, &HashSet::from(["10.96.0.2".to_owned()])), None);
+    }
+
+    #[test]
+    fn an_account_is_mounted_where_nothing_is() {
+        let mut spec = json!({"containers": [{"name": "a"}, {"name": "b", "volumeMounts": [{"name": "v", "mountPath": ACCOUNT_PATH}]}]});
+        mount_account(&mut spec, "kube-api-access-x");
+        assert_eq!(spec["containers"][0]["volumeMounts"][0]["name"], "kube-api-access-x");
+        assert_eq!(form::list(&spec["containers"][1], &["volumeMounts"]).len(), 1);
+        assert_eq!(form::list(&spec["volumes"][0], &["projected", "sources"]).len(), 3);
+        let mut own = json!({"containers": [spec["containers"][1]]});
+        mount_account(&mut own, "kube-api-access-x");
+        assert!(own.get("volumes").is_none());
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub(crate) struct Api {
     pub(crate) access: Access,
     /// What Services get their addresses from: network and prefix length.
     pub(crate) service_cidr: (Ipv4Addr, u8),
+    /// Whether pods get their account mounted.
+    pub(crate) account_volumes: bool,
     /// How to speak to kubelets; `None` where there are none (tests).
     pub(crate) kubelet_tls: Option<Arc<rustls::ClientConfig>>,
     /// Requests in flight, watches and streams apart.
@@ -77,6 +79,7 @@ impl Api {
             store,
             access,
             service_cidr: (Ipv4Addr::new(10, 96, 0, 0), 16),
+            account_volumes: false,
             kubelet_tls: None,
             inflight: Semaphore::new(INFLIGHT),
             shutdown,

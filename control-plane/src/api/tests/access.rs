@@ -152,3 +152,18 @@ async fn access_reviews_answer_as_the_authoriser_does() {
         .await;
     assert_eq!(rules["status"]["incomplete"], false);
 }
+
+#[tokio::test]
+async fn accounts_are_mounted_if_asked() {
+    let mut house = House::new("mounted").await;
+    Arc::get_mut(&mut house.api).expect("the only one").account_volumes = true;
+    let (status, made) = house.json(&format!("POST {PODS}"), &pod("p")).await;
+    assert_eq!(status, 201, "{made}");
+    let volume = &made["spec"]["volumes"][0];
+    assert_eq!(volume["projected"]["sources"][0]["serviceAccountToken"]["path"], "token");
+    assert_eq!(made["spec"]["containers"][0]["volumeMounts"][0]["name"], volume["name"]);
+    let mut without = pod("q");
+    without["spec"]["automountServiceAccountToken"] = false.into();
+    let (_, made) = house.json(&format!("POST {PODS}"), &without).await;
+    assert!(made["spec"].get("volumes").is_none());
+}

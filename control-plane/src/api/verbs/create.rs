@@ -126,7 +126,7 @@ fn identify(call: &Call, object: &mut Value) -> Result<bool> {
 }
 
 /// A name from a base, cut so that it fits.
-fn generate(base: &str) -> String {
+pub(crate) fn generate(base: &str) -> String {
     let mut random = [0u8; 5];
     // Without randomness the name collides and the create says so.
     let _ = getrandom::fill(&mut random);

@@ -5,7 +5,7 @@ mod delete;
 mod read;
 mod update;
 
-pub(crate) use create::{create, ensure};
+pub(crate) use create::{create, ensure, generate};
 pub(crate) use delete::{delete, delete_collection};
 pub(crate) use read::{ListQuery, Page, get, list_all, list_and_watch, page};
 pub(crate) use update::{mutate, patch, update};
