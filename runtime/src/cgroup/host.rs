@@ -220,7 +220,8 @@ fn an_oom_kill_is_counted_and_told() {
     let flags = nix::poll::PollFlags::from_bits_truncate(watch.events());
     let mut ready = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&watch), flags)];
     assert_eq!(nix::poll::poll(&mut ready, 5000u16).unwrap(), 1);
-    watch.seen();
+    assert!(watch.seen());
+    assert_eq!(nix::poll::poll(&mut ready, 0u16).unwrap(), 0, "quiet until the next one");
 }
 
 #[test]

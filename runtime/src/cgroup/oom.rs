@@ -31,15 +31,16 @@ impl OomWatch {
         }
     }
 
-    /// Takes the event, so that the descriptor is quiet until the next one.
-    pub fn seen(&self) {
+    /// Takes the event, so that the descriptor is quiet until the next one. `false` once the cgroup has been removed:
+    /// from then on v2's file is ready for ever.
+    pub fn seen(&self) -> bool {
         match self {
             // Nothing to read is as good: the eventfd does not block.
-            Self::V1(event) => drop(event.read()),
-            Self::V2(file) => {
-                let mut buffer = [0; 256];
-                let _ = nix::sys::uio::pread(file, &mut buffer, 0);
+            Self::V1(event) => {
+                let _ = event.read();
+                true
             }
+            Self::V2(file) => nix::sys::uio::pread(file, &mut [0; 256], 0).is_ok(),
         }
     }
 }

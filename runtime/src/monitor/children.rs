@@ -208,19 +208,20 @@ impl Container {
         }
     }
 
-    /// The clients that have got everything there is, once the container has ended.
+    /// The clients that have got everything there is: the container has ended, or has closed both of its outputs and
+    /// the client has nothing to say to it.
     pub(super) fn served(&self) -> Vec<Detached> {
-        if self.exit.is_none() {
-            return Vec::new();
-        }
+        let silent = self.outputs.iter().all(Option::is_none);
+        let over = |client: &Attachment| self.exit.is_some() || (silent && client.stdin.is_none());
         let waits = |client: &Attachment| client.sinks.iter().flatten().any(|sink| sink.is_waiting());
-        self.attachments.iter().filter(|client| !waits(client)).map(|client| (client.connection, None)).collect()
+        let served = self.attachments.iter().filter(|client| over(client) && !waits(client));
+        served.map(|client| (client.connection, None)).collect()
     }
 
     /// The kernel has killed in the container since the last look.
     pub(super) fn oom_happened(&mut self) -> bool {
-        if let Some(watch) = &self.oom {
-            watch.seen();
+        if self.oom.as_ref().is_some_and(|watch| !watch.seen()) {
+            self.oom = None;
         }
         let kills = self.cgroup.as_ref().map_or(0, Cgroup::oom_kills);
         let more = kills > self.oom_kills;

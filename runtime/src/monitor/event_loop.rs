@@ -286,9 +286,6 @@ impl Monitor {
                 let id = container.id.clone();
                 if container.oom_happened() {
                     self.tell(&Event::Oom { id });
-                } else if flags.contains(PollFlags::POLLERR) && !flags.contains(PollFlags::POLLPRI) {
-                    // The cgroup has been removed: there is nothing more to be told.
-                    container.oom = None;
                 }
             }
         }

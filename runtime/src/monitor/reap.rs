@@ -58,6 +58,7 @@ impl Monitor {
         self.drain_rest(key);
         let Some(container) = self.containers.get_mut(&key) else { return };
         let told = container.oom_happened();
+        container.oom = None;
         let exit = exits::exit(how, container.oom_kills > 0, container.started_at);
         container.exit = Some(exit);
         container.status = Status::Exited;

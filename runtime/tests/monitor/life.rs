@@ -261,3 +261,32 @@ fn a_second_monitor_is_refused_and_a_new_one_takes_a_dead_ones_place() {
     assert!(new.status.success(), "{new:?}");
     assert!(pod.client.state().unwrap().containers.is_empty());
 }
+
+#[test]
+fn garbage_on_the_socket_harms_nobody() {
+    if cannot() {
+        return;
+    }
+    let pod = Pod::new("garbage");
+    pod.run("web", "sleep 1000");
+    let mut state = 5u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u8
+    };
+    let valid = br#"{"version":1,"request":{"exec":{"id":"web","process":{"cwd":"/"},"streams":[true,true,true]}}}"#;
+    for turn in 0..200usize {
+        let mut socket = std::os::unix::net::UnixStream::connect(pod.dir.join("monitor.sock")).unwrap();
+        let mut bytes = valid.to_vec();
+        for _ in 0..turn % 5 {
+            let at = usize::from(random()) % bytes.len();
+            bytes[at] = random();
+        }
+        let length = if turn % 7 == 0 { u32::from(random()) << 24 } else { bytes.len() as u32 };
+        // It may hang up in the middle of what it is sent.
+        let _ = socket.write_all(&length.to_le_bytes()).and_then(|()| socket.write_all(&bytes));
+    }
+    assert_eq!(pod.status("web"), Some(Status::Running));
+    let fds = fs::read_dir(format!("/proc/{}/fd", pod.monitor())).unwrap().count();
+    assert!(fds < 30, "{fds} descriptors are open");
+}
