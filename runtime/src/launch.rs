@@ -9,7 +9,8 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::init::{self, Ground};
 use crate::plan::{Around, Open, Plan, Step, namespace_names};
 use crate::sys::clone::{self, Reap, Side, flags};
-use crate::sys::{Errno, Solo, fs, mount, process};
+use crate::sys::mount::{self, Depth, MountAttr};
+use crate::sys::{Errno, Solo, fs, process};
 use crate::talk::{self, End, Word};
 
 const PROC_MAGIC: i64 = 0x9fa0;
@@ -37,9 +38,8 @@ pub(crate) fn ground(plan: &Plan, given: Vec<OwnedFd>, doors: &mut Doors, stdio:
     for open in plan.opens.list() {
         slots.push(match open {
             Open::Namespace(of, path) => namespace(*of, path, plan.guards_network)?,
-            Open::Tree(path, depth) => {
-                mount::clone_path(path, *depth).context(|| format!("clone the mount {}", path.to_string_lossy()))?
-            }
+            Open::Tree(path, depth, slave) => tree(path, *depth, *slave)
+                .context(|| format!("clone the mount {}", path.to_string_lossy()))?,
         });
     }
     Ok(Ground {
@@ -51,6 +51,15 @@ pub(crate) fn ground(plan: &Plan, given: Vec<OwnedFd>, doors: &mut Doors, stdio:
         lock: None,
         state: None,
     })
+}
+
+fn tree(path: &std::ffi::CStr, depth: Depth, slave: bool) -> Result<OwnedFd, Errno> {
+    let tree = mount::clone_path(path, depth)?;
+    if slave {
+        let attributes = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
+        mount::mount_setattr(tree.as_fd(), c"", depth, &attributes)?;
+    }
+    Ok(tree)
 }
 
 fn namespace(of: u64, path: &std::ffi::CStr, guards_network: bool) -> Result<OwnedFd> {

@@ -116,7 +116,7 @@ impl Init<'_> {
         match step {
             Step::Propagation(flags) => mount::set_propagation(c"/", *flags, Depth::All)?,
             Step::RootPropagation(flags, depth) => mount::set_propagation(c"/", *flags, *depth)?,
-            Step::Root(path) => self.root = Some(rootfs::attach(path)?),
+            Step::Root(path, shared) => self.root = Some(rootfs::attach(path, *shared)?),
             Step::Mount(mount) => {
                 let ground = self.ground;
                 mounts::mount(self.root()?, mount, ground)?;

@@ -14,12 +14,15 @@ const READ_ONLY: MountAttr = MountAttr { set: attr::RDONLY, clear: 0, propagatio
 const PRIVATE: MountAttr = MountAttr { set: 0, clear: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
 
 /// Clones the rootfs and stacks the copy on `/`, where nothing on the host is its parent: neither the mount that the
-/// bundle lies on nor its peers learn of it. Only `/` has to be private for that, which pivot_root(2) wants anyway.
-pub(super) fn attach(path: &CStr) -> Result<RootDir, Errno> {
+/// bundle lies on nor its peers learn of it. For that, and for pivot_root(2), `/` must not be shared. A slave may stay
+/// one: volumes that lie on the same mount go on receiving what the host mounts.
+pub(super) fn attach(path: &CStr, shared: bool) -> Result<RootDir, Errno> {
     let old = fs::open(c"/", libc::O_PATH | libc::O_DIRECTORY)?;
     let tree = mount::clone_path(path, Depth::All)?;
     set(&tree, Depth::All, PRIVATE)?;
-    mount::set_propagation(c"/", libc::MS_PRIVATE, Depth::One)?;
+    if shared {
+        mount::set_propagation(c"/", libc::MS_PRIVATE, Depth::One)?;
+    }
     mount::move_mount(tree.as_fd(), old.as_fd())?;
     Ok(RootDir::new(tree))
 }

@@ -75,8 +75,11 @@ pub struct Wishes {
 #[derive(Debug, Default)]
 pub struct Opens {
     list: Vec<Open>,
-    /// The child will not be allowed to open paths of the host by itself.
-    in_user_namespace: bool,
+    /// Sources of bind mounts are cloned by the parent: the child is not allowed to (user namespace), or would clone
+    /// them too late, when `/` is no longer the peer of the host's (shared root propagation).
+    by_parent: bool,
+    /// What the parent clones does not propagate back unless asked to: the child's user namespace is a lesser one.
+    as_slaves: bool,
 }
 
 /// One descriptor to be opened.
@@ -84,8 +87,8 @@ pub struct Opens {
 pub enum Open {
     /// A namespace of this kind.
     Namespace(u64, CString),
-    /// A detached copy of a mount.
-    Tree(CString, Depth),
+    /// A detached copy of a mount; a slave of it if so.
+    Tree(CString, Depth, bool),
 }
 
 impl Opens {
@@ -94,8 +97,8 @@ impl Opens {
         Ok(self.list.len() - 1)
     }
 
-    fn tree(&mut self, path: CString, depth: Depth) -> Slot {
-        self.list.push(Open::Tree(path, depth));
+    fn tree(&mut self, path: CString, depth: Depth, shared: bool) -> Slot {
+        self.list.push(Open::Tree(path, depth, self.as_slaves && !shared));
         self.list.len() - 1
     }
 
@@ -205,7 +208,9 @@ fn filesystem(
 ) -> Result<()> {
     let (propagation, at_the_end) = mounts::propagation(linux)?;
     plan.steps.push(Step::Propagation(propagation));
-    plan.steps.push(Step::Root(c_string(path_text(rootfs)?)?));
+    let shared = propagation == libc::MS_SHARED;
+    plan.opens.by_parent |= shared;
+    plan.steps.push(Step::Root(c_string(path_text(rootfs)?)?, shared));
     let mounts = mounts::decide(spec, bundle, host, &mut plan.opens)?;
     plan.steps.extend(mounts);
     let process = spec.process().as_ref();

@@ -58,7 +58,8 @@ fn one(mount: &OciMount, bundle: &Path, host: &Host, opens: &mut Opens, steps: &
             let source = mount.source().as_deref().ok_or_else(|| Error::new(Kind::Invalid, "source: is missing"))?;
             let source = c_string(path_text(&bundle.join(source))?)?;
             let target = target_of_bind(&to)?;
-            let slot = opens.in_user_namespace.then(|| opens.tree(source.clone(), depth));
+            let shared = options.propagation.iter().any(|(flag, _)| *flag == libc::MS_SHARED);
+            let slot = opens.by_parent.then(|| opens.tree(source.clone(), depth, shared));
             let what = What::Bind { source, slot, depth };
             steps.push(Step::Mount(Box::new(finish(what, to, target, options))));
             Ok(())

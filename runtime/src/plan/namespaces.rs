@@ -45,7 +45,8 @@ pub(super) fn decide(linux: &Linux, opens: &mut Opens) -> Result<Namespaces> {
     let listed = linux.namespaces().as_deref().unwrap_or_default();
     let makes_user = listed.iter().any(|space| space.typ() == LinuxNamespaceType::User && !is_joined(space));
     found.other_user = listed.iter().any(|space| space.typ() == LinuxNamespaceType::User);
-    opens.in_user_namespace = found.other_user;
+    opens.by_parent = found.other_user;
+    opens.as_slaves = found.other_user;
     for space in listed {
         let of = flag(space.typ());
         match space.path().as_deref().filter(|path| !path.as_os_str().is_empty()) {

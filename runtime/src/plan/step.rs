@@ -37,8 +37,8 @@ pub enum Step {
     Keyring,
     /// Propagation of every mount of the new namespace, as `MS_*`.
     Propagation(u64),
-    /// A private copy of the rootfs, on top of `/`.
-    Root(CString),
+    /// A private copy of the rootfs, on top of `/`, which is made private first if so.
+    Root(CString, bool),
     /// A mount.
     Mount(Box<Mount>),
     /// A directory; it may be there.
@@ -253,7 +253,8 @@ impl fmt::Display for Step {
             Step::NewSession => f.write_str("start a session"),
             Step::Keyring => f.write_str("join a new session keyring"),
             Step::Propagation(flags) => write!(f, "make / {}", propagation_name(*flags, Depth::All)),
-            Step::Root(path) => write!(f, "clone rootfs {}", text(path)),
+            Step::Root(path, false) => write!(f, "clone rootfs {}", text(path)),
+            Step::Root(path, true) => write!(f, "clone rootfs {}, make / private", text(path)),
             Step::Mount(mount) => mount.fmt(f),
             Step::Directory(place) => write!(f, "make directory {place}"),
             Step::Device(device) => device.fmt(f),

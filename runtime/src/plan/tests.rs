@@ -135,7 +135,7 @@ fn a_user_namespace_is_mapped_first_and_gets_devices_by_bind() {
     .unwrap();
     assert_eq!(
         plan.opens.list(),
-        [Open::Namespace(flags::NETWORK, c"/run/net".into()), Open::Tree(c"/bundle/vol".into(), Depth::All)]
+        [Open::Namespace(flags::NETWORK, c"/run/net".into()), Open::Tree(c"/bundle/vol".into(), Depth::All, true)]
     );
     let text = plan.to_string();
     assert!(

@@ -189,3 +189,44 @@ fn namespaces_by_path_are_joined() {
     assert!(out.ends_with("/bin/sleep\u{0}60\u{0}"), "{out:?}");
     house.ok(&["delete", "--force", "c"]);
 }
+
+/// Runs the house's container in a mount namespace of its own in which everything is shared, with a command before and
+/// after it; what these print.
+fn among_shared(house: &crate::house::House, during: &str, after: &str) -> String {
+    house.write_config();
+    let runtime = format!("{} --root {}", env!("CARGO_BIN_EXE_gantry-runtime"), house.dir.join("state").display());
+    let line = format!(
+        "mount --make-rshared / && {runtime} create c >/dev/null && {during} && {runtime} start c && sleep 0.5 && {after}; {runtime} delete --force c"
+    );
+    let mut unshare = std::process::Command::new("unshare");
+    let output = unshare.args(["-m", "sh", "-c", &line]).current_dir(house.dir.join("bundle")).output().unwrap();
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn mounts_propagate_as_they_are_told_to() {
+    let mut house = house!("propagation");
+    let volume = house.dir.join("volume");
+    fs::create_dir_all(volume.join("in")).unwrap();
+    fs::create_dir_all(volume.join("out")).unwrap();
+    let seen = house.dir.join("seen");
+    fs::write(&seen, "").unwrap();
+    for set in ["bounding", "effective", "permitted"] {
+        house.push(&format!("/process/capabilities/{set}"), json!("CAP_SYS_ADMIN"));
+    }
+    house.push("/mounts", json!({ "destination": "/seen", "source": seen, "options": ["bind"] }));
+    house.push("/mounts", json!({ "destination": "/vol", "source": volume, "options": ["rbind"] }));
+    house.script("mount -t tmpfs inner /vol/out; grep -c ' /vol/in ' /proc/mounts > /seen; exec sleep 1");
+    let during = format!("mount -t tmpfs outer {}/in", volume.display());
+    let after = format!("grep -c '^inner ' /proc/mounts; umount {}/in", volume.display());
+    for (word, root, into, out) in
+        [("rprivate", "", "0", "0"), ("rslave", "", "1", "0"), ("rshared", "rshared", "1", "1")]
+    {
+        let last = house.config["mounts"].as_array().unwrap().len() - 1;
+        house.set(&format!("/mounts/{last}/options"), json!(["rbind", word]));
+        house.set("/linux/rootfsPropagation", json!(root));
+        let said = among_shared(&house, &during, &after);
+        assert_eq!(fs::read_to_string(&seen).unwrap().trim(), into, "{word}: from the host: {said}");
+        assert_eq!(said.lines().next(), Some(out), "{word}: to the host: {said}");
+    }
+}
