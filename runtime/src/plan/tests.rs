@@ -35,9 +35,8 @@ fn between(text: &str, first: &str, last: &str) -> String {
     lines.take_while(|line| !line.starts_with(last)).map(|line| format!("{line}\n")).collect()
 }
 
-#[test]
-fn the_template_in_full() {
-    let expected = "\
+/// What `gantry-runtime spec` writes, as a plan.
+const TEMPLATE_PLAN: &str = "\
 clone mount uts ipc pid network
 enter the cgroup
 start a session
@@ -106,7 +105,10 @@ say Ready
 await start
 execute sh
 ";
-    assert_eq!(text(&[]), expected);
+
+#[test]
+fn the_template_in_full() {
+    assert_eq!(text(&[]), TEMPLATE_PLAN);
 }
 
 #[test]

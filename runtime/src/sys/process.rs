@@ -189,11 +189,6 @@ pub fn become_subreaper() -> Result<(), Errno> {
     prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).map(drop)
 }
 
-/// `PR_CAPBSET_READ`: whether the bounding set has the capability; `EINVAL` beyond the kernel's last.
-pub fn in_bounding_set(capability: u32) -> Result<bool, Errno> {
-    prctl(libc::PR_CAPBSET_READ, capability.into(), 0).map(|ret| ret == 1)
-}
-
 /// `PR_CAPBSET_DROP`.
 pub fn drop_from_bounding_set(capability: u32) -> Result<(), Errno> {
     prctl(libc::PR_CAPBSET_DROP, capability.into(), 0).map(drop)
