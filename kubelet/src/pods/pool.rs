@@ -31,6 +31,7 @@ struct Entry {
     wanted: watch::Sender<Wanted>,
     nudge: mpsc::Sender<()>,
     shown: watch::Receiver<Arc<Pod>>,
+    task: Option<tokio::task::Id>,
 }
 
 /// What the rest of the kubelet may ask about the pods. Clones share it.
@@ -106,10 +107,28 @@ pub(crate) async fn run(
             Some(done) = workers.join_next(), if !workers.is_empty() => {
                 match done {
                     Ok(uid) => { pods.with(|e| e.remove(&uid)); }
-                    Err(why) => tracing::error!(%why, "a pod's worker failed"),
+                    Err(why) => {
+                        // A defect of ours: the pod gets a new worker, which finds everything in the runtime.
+                        tracing::error!(%why, "a pod's worker failed");
+                        let labels = node_labels.borrow().clone().unwrap_or_else(|| sync::labels(&shared));
+                        revive(&shared, &pods, &labels, &mut workers, why.id());
+                    }
                 }
             }
         }
+    }
+}
+
+/// Gives the pod whose worker was `task` a new one, unless it is gone.
+fn revive(shared: &Arc<Shared>, pods: &Pods, labels: &Labels, workers: &mut JoinSet<String>, task: tokio::task::Id) {
+    let lost = pods.with(|entries| {
+        let uid = entries.iter().find(|(_, e)| e.task == Some(task)).map(|(uid, _)| uid.clone())?;
+        entries.remove(&uid)
+    });
+    let Some(lost) = lost else { return };
+    let wanted = lost.wanted.borrow().clone();
+    if !wanted.gone {
+        set(shared, pods, labels, workers, lost.source, wanted.pod);
     }
 }
 
@@ -186,11 +205,17 @@ fn set(
     let (wanted, receive) = watch::channel(Wanted { pod: of.clone(), gone: false, rejected });
     let (nudge, nudges) = mpsc::channel(1);
     let (show, shown) = watch::channel(of);
-    pods.with(|entries| entries.insert(uid.clone(), Entry { source, wanted, nudge, shown }));
+    pods.with(|entries| entries.insert(uid.clone(), Entry { source, wanted, nudge, shown, task: None }));
     let worker = Worker::new(shared.clone(), Inputs { wanted: receive, nudges, shown: show });
-    workers.spawn(async move {
+    let id = uid.clone();
+    let task = workers.spawn(async move {
         worker.run().await;
-        uid
+        id
+    });
+    pods.with(|entries| {
+        if let Some(entry) = entries.get_mut(&uid) {
+            entry.task = Some(task.id());
+        }
     });
 }
 
@@ -207,6 +232,7 @@ pub(crate) async fn watch_runtime(shared: Arc<Shared>, pods: Pods) {
                 pods.nudge_all();
                 let mut net = tokio::time::interval(SAFETY_NET);
                 net.tick().await;
+                let mut states = BTreeMap::new();
                 loop {
                     tokio::select! {
                         event = events.message() => match event {
@@ -221,7 +247,7 @@ pub(crate) async fn watch_runtime(shared: Arc<Shared>, pods: Pods) {
                             }
                             Ok(None) | Err(_) => break,
                         },
-                        _ = net.tick() => relist(&shared, &pods, &mut BTreeMap::new()).await,
+                        _ = net.tick() => relist(&shared, &pods, &mut states).await,
                     }
                 }
             }

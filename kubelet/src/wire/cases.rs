@@ -188,7 +188,8 @@ async fn init_containers_come_first_and_jobs_end() {
     let house = House::new("job").await;
     house.cri.world().exits_at_once.insert("setup".into(), 0);
     let spec = json!({"restartPolicy": "Never", "initContainers": [{"name": "setup", "image": "busybox:1"}],
-        "containers": [{"name": "web", "image": "busybox:1"}]});
+        "volumes": [{"name": "v", "emptyDir": {}}],
+        "containers": [{"name": "web", "image": "busybox:1", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]});
     house.pod("p", spec);
     house.until_ready("p").await;
     assert_eq!(
@@ -199,6 +200,9 @@ async fn init_containers_come_first_and_jobs_end() {
     house.until("Succeeded", || house.status("p")["phase"] == "Succeeded").await;
     house.until("the sandbox stopped", || house.cri.world().log.contains(&"stop-sandbox s0".to_string())).await;
     assert_eq!(state(&house.status("p")["initContainerStatuses"][0]), "Completed");
+    let dir = house.dir.path().join("root/pods/uid-p");
+    house.until("its volumes are given back", || !dir.join("volumes").exists()).await;
+    assert!(house.dir.path().join("logs/default_p_uid-p/web").is_dir(), "its logs stay");
 }
 
 #[tokio::test]
@@ -211,4 +215,33 @@ async fn a_pod_that_does_not_fit_is_rejected() {
     house.until("Failed", || house.status("p")["phase"] == "Failed").await;
     assert_eq!(house.status("p")["reason"], "OutOfcpu");
     assert_eq!(house.cri.take_log(), "");
+}
+
+#[tokio::test]
+async fn a_pod_is_admitted_by_the_label_that_its_node_just_got() {
+    let house = House::new("labels").await;
+    house.until("the node", || house.api.get("nodes", "", "n1").is_some()).await;
+    house.pod("wrong", json!({"nodeSelector": {"disk": "ssd"}, "containers": [{"name": "c", "image": "busybox:1"}]}));
+    house.until("it is refused", || house.status("wrong")["reason"] == "NodeAffinity").await;
+    let mut node = house.api.get("nodes", "", "n1").expect("the node");
+    node["metadata"]["labels"]["disk"] = "ssd".into();
+    house.api.put("nodes", node);
+    // Two watches bring the label and the pod; the label was first by far.
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    house.pod("right", json!({"nodeSelector": {"disk": "ssd"}, "containers": [{"name": "c", "image": "busybox:1"}]}));
+    house.until_ready("right").await;
+}
+
+#[tokio::test]
+async fn a_container_that_is_soon_ready_does_not_wait_for_the_period() {
+    let house = House::new("early").await;
+    house.cri.world().exec.insert("ready".into(), 1);
+    let mut spec = one();
+    spec["containers"][0]["readinessProbe"] = json!({"exec": {"command": ["ready"]}, "periodSeconds": 60});
+    house.pod("p", spec);
+    house.until("it was asked", || house.cri.world().log.contains(&"exec web-0 ready".to_string())).await;
+    house.cri.world().exec.clear();
+    // The house's patience is a third of the period.
+    house.until_ready("p").await;
+    assert!(!house.reasons().contains(&"Unhealthy".to_string()), "looks before the first period say nothing");
 }
