@@ -42,22 +42,12 @@ pub struct Error {
 impl Error {
     /// A failure without a deeper cause; `what` is a lower-case sentence without a full stop.
     pub fn new(kind: Kind, what: impl Into<String>) -> Error {
-        Error {
-            kind,
-            what: what.into(),
-            cause: None,
-            errno: None,
-        }
+        Error { kind, what: what.into(), cause: None, errno: None }
     }
 
     /// A failed system call: `what` was being done when the kernel answered `errno`.
     pub fn system(what: impl Into<String>, errno: Errno) -> Error {
-        Error {
-            kind: Kind::System,
-            what: what.into(),
-            cause: None,
-            errno: Some(errno),
-        }
+        Error { kind: Kind::System, what: what.into(), cause: None, errno: Some(errno) }
     }
 
     /// A failure of the standard library's input and output.
@@ -71,12 +61,7 @@ impl Error {
     /// The same failure, seen from one level further out; the kind stays.
     #[must_use]
     pub fn within(self, what: impl Into<String>) -> Error {
-        Error {
-            kind: self.kind,
-            what: what.into(),
-            errno: None,
-            cause: Some(Box::new(self)),
-        }
+        Error { kind: self.kind, what: what.into(), errno: None, cause: Some(Box::new(self)) }
     }
 
     /// The same failure as another kind.
@@ -93,8 +78,7 @@ impl Error {
 
     /// The kernel's answer at the root of the chain, if a system call failed.
     pub fn errno(&self) -> Option<Errno> {
-        self.errno
-            .or_else(|| self.cause.as_ref().and_then(|cause| cause.errno()))
+        self.errno.or_else(|| self.cause.as_ref().and_then(|cause| cause.errno()))
     }
 }
 
@@ -143,21 +127,16 @@ mod tests {
 
     #[test]
     fn the_sentence_runs_from_the_outside_in_and_ends_with_the_errno() {
-        let failed: Result<()> =
-            Err(Errno::from_raw(libc::EPERM)).context(|| "mount proc on /proc");
+        let failed: Result<()> = Err(Errno::from_raw(libc::EPERM)).context(|| "mount proc on /proc");
         let error = failed.context(|| "create web").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "create web: mount proc on /proc: Operation not permitted (EPERM)"
-        );
+        assert_eq!(error.to_string(), "create web: mount proc on /proc: Operation not permitted (EPERM)");
         assert_eq!(error.errno(), Some(Errno::from_raw(libc::EPERM)));
         assert_eq!(error.kind(), Kind::System);
     }
 
     #[test]
     fn the_kind_survives_context() {
-        let error =
-            Error::new(Kind::Invalid, "process.args: must not be empty").within("create web");
+        let error = Error::new(Kind::Invalid, "process.args: must not be empty").within("create web");
         assert_eq!(error.kind(), Kind::Invalid);
         assert_eq!(error.errno(), None);
     }

@@ -38,8 +38,9 @@ pub(crate) fn ground(plan: &Plan, given: Vec<OwnedFd>, doors: &mut Doors, stdio:
     for open in plan.opens.list() {
         slots.push(match open {
             Open::Namespace(of, path) => namespace(*of, path, plan.guards_network)?,
-            Open::Tree(path, depth, slave) => tree(path, *depth, *slave)
-                .context(|| format!("clone the mount {}", path.to_string_lossy()))?,
+            Open::Tree(path, depth, slave) => {
+                tree(path, *depth, *slave).context(|| format!("clone the mount {}", path.to_string_lossy()))?
+            }
         });
     }
     Ok(Ground {
@@ -190,7 +191,8 @@ impl Words {
             Step::Program(places) if errno.raw() == libc::ENOENT && places.len() > 1 => {
                 let name = places[0].to_string_lossy();
                 let name = name.rsplit('/').next().unwrap_or_default();
-                Error::system(format!("exec: {name:?}: executable file not found in $PATH"), errno).of_kind(Kind::Program)
+                Error::system(format!("exec: {name:?}: executable file not found in $PATH"), errno)
+                    .of_kind(Kind::Program)
             }
             Step::Program(_) | Step::Exec(_) => error.of_kind(Kind::Program),
             Step::WorkingDirectory(_) if errno.raw() == libc::EXDEV => {

@@ -7,6 +7,14 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`create`], [`exec`], [`lifecycle`] | the story of each verb, top to bottom |
+//! | [`cli`] | every command and flag as one table |
+//! | [`spec`] | `config.json`: reading, checking, the path of what is wrong |
+//! | [`plan`] | DECIDE: specification and host to steps, printable |
+//! | [`init`] | DO, after the clone: a loop over the steps |
+//! | [`talk`] | what parent and child say to each other, with a diagram |
+//! | [`state`], [`status`] | facts on disk; the status that follows from them, and what it allows |
+//! | [`root`] | the only way to open a path inside of a rootfs |
+//! | [`seal`] | nothing in a container can write to this binary |
 //! | [`cgroup`] | v1, v2 and hybrid: resources to writes, join, freeze, usage, delete |
 //! | [`seccomp`] | OCI profile to BPF, pure |
 //! | [`monitor`] | the process that looks after the containers of one pod |
@@ -38,8 +46,6 @@ pub mod talk;
 pub use create::{CreateRequest, Created, Options, Stdio, create, run};
 pub use error::{Error, Kind, Result};
 pub use exec::{ExecRequest, exec};
-pub use lifecycle::{
-    DEFAULT_ROOT, Snapshot, delete, kill, list, pause, process_of, ps, resume, start, state,
-};
+pub use lifecycle::{DEFAULT_ROOT, Snapshot, delete, kill, list, pause, process_of, ps, resume, start, state};
 pub use status::Status;
 pub use sys::Solo;

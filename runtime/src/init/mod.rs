@@ -63,9 +63,17 @@ pub fn run(mut plan: Plan, ground: &Ground, talk: &End) -> ! {
     }
     process::reset_signals();
     fs::umask(0);
-    let mut init =
-        Init { ground, talk, image: &mut plan.image, root: None, terminal: None, empty: None,
-        null: None, recorded: false, program: 0 };
+    let mut init = Init {
+        ground,
+        talk,
+        image: &mut plan.image,
+        root: None,
+        terminal: None,
+        empty: None,
+        null: None,
+        recorded: false,
+        program: 0,
+    };
     for at in 0..plan.steps.len() {
         match init.perform(&plan.steps, at) {
             Ok(()) => {}

@@ -9,7 +9,11 @@ use crate::spec::{self, TEMPLATE};
 
 fn host() -> Host {
     let tree = |name: &str, v2| CgroupMount { mount: PathBuf::from(format!("/sys/fs/cgroup/{name}")), v2 };
-    Host { cgroups: vec![tree("cpu,cpuacct", false), tree("pids", false)], cgroup: "box/web".into(), permitted: u64::MAX }
+    Host {
+        cgroups: vec![tree("cpu,cpuacct", false), tree("pids", false)],
+        cgroup: "box/web".into(),
+        permitted: u64::MAX,
+    }
 }
 
 /// The template with changes, as a plan.
@@ -147,7 +151,10 @@ fn a_user_namespace_is_mapped_first_and_gets_devices_by_bind() {
         ),
         "{text}"
     );
-    assert!(text.contains("rbind /bundle/vol on /data set +2 -0 rprivate\nbind device /dev/null on /dev/null\n"), "{text}");
+    assert!(
+        text.contains("rbind /bundle/vol on /data set +2 -0 rprivate\nbind device /dev/null on /dev/null\n"),
+        "{text}"
+    );
 }
 
 #[test]

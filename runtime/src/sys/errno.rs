@@ -43,11 +43,7 @@ impl fmt::Display for Errno {
 /// Turns the `-1` of a libc call into [`Errno`].
 #[allow(dead_code)]
 pub(super) fn check(ret: libc::c_long) -> Result<libc::c_long, Errno> {
-    if ret == -1 {
-        Err(Errno::last())
-    } else {
-        Ok(ret)
-    }
+    if ret == -1 { Err(Errno::last()) } else { Ok(ret) }
 }
 
 /// Turns the result of a call that opens a file descriptor into its owner.

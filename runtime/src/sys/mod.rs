@@ -8,11 +8,11 @@ mod errno;
 mod solo;
 
 pub mod bpf;
-pub mod rights;
 pub mod clone;
 pub mod fs;
 pub mod mount;
 pub mod process;
+pub mod rights;
 pub mod socket;
 pub mod tty;
 

@@ -64,12 +64,7 @@ pub fn fsopen(kind: &CStr) -> Result<OwnedFd, Errno> {
     check_fd(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) })
 }
 
-fn fsconfig(
-    fs: BorrowedFd<'_>,
-    command: u32,
-    key: *const c_char,
-    value: *const c_char,
-) -> Result<(), Errno> {
+fn fsconfig(fs: BorrowedFd<'_>, command: u32, key: *const c_char, value: *const c_char) -> Result<(), Errno> {
     // SAFETY: the callers below pass C strings that outlive the call, or null where the command takes none.
     check(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), command, key, value, 0) }).map(drop)
 }

@@ -23,9 +23,7 @@ impl Solo {
             1 => Ok(Solo(PhantomData)),
             threads => Err(Error::new(
                 Kind::Unsupported,
-                format!(
-                    "this process has {threads} threads; containers are cloned by a process of one"
-                ),
+                format!("this process has {threads} threads; containers are cloned by a process of one"),
             )),
         }
     }
