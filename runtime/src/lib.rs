@@ -1,18 +1,18 @@
 //! Gantry's OCI runtime: isolates processes with Linux namespaces, cgroups, capabilities and seccomp.
 //!
-//! Verbs are functions over plain request structs: [`create`], [`start`], [`exec`], [`kill`], [`delete`], [`state`],
-//! [`list`]. Synchronous, one thread, no C library. A pure part ([`plan`]) decides what is to be done and prints as
+//! Verbs are functions over plain request structs: [`create()`], [`run`], [`start`], [`exec()`], [`kill`], [`delete`],
+//! [`state()`], [`list`]. Synchronous, one thread, no C library. A pure part ([`plan`]) decides what is to be done and prints as
 //! text; a thin part does it after `clone3`.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`create`], [`exec`], [`lifecycle`] | the story of each verb, top to bottom |
+//! | [`mod@create`], [`mod@exec`], [`lifecycle`] | the story of each verb, top to bottom |
 //! | [`cli`] | every command and flag as one table |
 //! | [`spec`] | `config.json`: reading, checking, the path of what is wrong |
 //! | [`plan`] | DECIDE: specification and host to steps, printable |
 //! | [`init`] | DO, after the clone: a loop over the steps |
 //! | [`talk`] | what parent and child say to each other, with a diagram |
-//! | [`state`], [`status`] | facts on disk; the status that follows from them, and what it allows |
+//! | [`mod@state`], [`status`] | facts on disk; the status that follows from them, and what it allows |
 //! | [`root`] | the only way to open a path inside of a rootfs |
 //! | [`seal`] | nothing in a container can write to this binary |
 //! | [`cgroup`] | v1, v2 and hybrid: resources to writes, join, freeze, usage, delete |

@@ -1,4 +1,4 @@
-//! The command line: one table of commands and flags ([`table`]) that feeds the parser and the help.
+//! The command line: one table of commands and flags (`table.rs`) that feeds the parser and the help.
 //!
 //! Names, meanings and exit codes are runc's, so that containerd, podman and CRI-O can call this binary in its place.
 
