@@ -17,6 +17,7 @@
 //! ```text
 //! index.json              which images there are: names, manifest, layers. Versioned, replaced atomically
 //! lock                    flock: writers of index.json, also from other processes
+//! in-use                  flock: shared by pulls, exclusive for the garbage collector
 //! blobs/sha256/HEX        manifests, configurations, layers as transferred; here only once verified and synced
 //! ingest/sha256-HEX       downloads under way; each flocked by its owner, resumed after a crash
 //! layers/KEY/diff         unpacked layers in overlayfs form; here only once verified and synced

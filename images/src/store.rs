@@ -331,7 +331,9 @@ impl Store {
         let _one = self.shared.flights.lock(format!("rootfs {key}")).await;
         let mount = async {
             let mut lease = self.shared.leases.begin()?;
-            let layers = match self.shared.rootfses.record(key)?.filter(|record| record.image_id == image_id) {
+            let here = |key: &Key| self.shared.layers.diff(key).is_dir();
+            let record = self.shared.rootfses.record(key)?.filter(|record| record.image_id == image_id);
+            let layers = match record.filter(|record| record.layers.iter().all(here)) {
                 // What is mounted, or was before a reboot, does not depend on the image any more.
                 Some(record) => record.layers,
                 None => self.unpacked(image_id, &mut lease).await?,

@@ -244,6 +244,12 @@ async fn damage_is_found_and_mended() {
     }
     let rootfs = store.rootfs(&image.id, "c").await.unwrap();
     assert_eq!((read(&rootfs.path.join("a")), read(&rootfs.path.join("b"))), ("1".into(), "2".into()));
+    // Also under a container, after a reboot that cost a layer.
+    rustix::mount::unmount(&rootfs.path, rustix::mount::UnmountFlags::empty()).unwrap();
+    let layer = std::fs::read_dir(house.path("store/layers")).unwrap().next().unwrap().unwrap().path();
+    std::fs::remove_dir_all(layer).unwrap();
+    let rootfs = store.rootfs(&image.id, "c").await.unwrap();
+    assert_eq!((read(&rootfs.path.join("a")), read(&rootfs.path.join("b"))), ("1".into(), "2".into()));
     store.release_rootfs("c").await.unwrap();
     // A damaged blob under an unpacked layer is found by verify, and only that is fetched again.
     let largest = |dir: &str| {

@@ -60,6 +60,10 @@ pub(crate) fn mount(lower: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> 
             let why = "the kernel has no overlayfs: modprobe overlay, or build it in";
             return Err(Error::new(Kind::Unsupported, format!("{}: {why}", what())));
         }
+        Err(Errno::INVAL) => {
+            let why = "refused; its filesystem may be none that overlayfs writes to (the kernel's log says more)";
+            return Err(Error::new(Kind::System, format!("{}: {why}", what())));
+        }
         other => other.context(what)?,
     }
     rustix::mount::mount_change(at, MountPropagationFlags::PRIVATE).context(what)
