@@ -221,7 +221,9 @@ fn an_oom_kill_is_counted_and_told() {
     let mut ready = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&watch), flags)];
     assert_eq!(nix::poll::poll(&mut ready, 5000u16).unwrap(), 1);
     assert!(watch.seen());
-    assert_eq!(nix::poll::poll(&mut ready, 0u16).unwrap(), 0, "quiet until the next one");
+    // v2 tells of each of the counts in the file, some of them 10 ms later.
+    let quiet = (0..100).any(|_| nix::poll::poll(&mut ready, 20u16).unwrap() == 0 || !watch.seen());
+    assert!(quiet && watch.seen());
 }
 
 #[test]

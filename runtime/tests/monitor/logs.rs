@@ -60,7 +60,7 @@ fn two_hundred_rotations_lose_and_double_nothing() {
         }
     }
     assert_eq!(next, written + 2, "every line, and the last one with their number");
-    assert!(used > 100, "the writer wrote into {used} files only");
+    assert!(used > 40, "the writer wrote into {used} files only");
     println!("{written} lines in {used} files");
 }
 

@@ -115,8 +115,10 @@ impl Pod {
 
     /// What the log holds, without times: `stdout F text`.
     pub(crate) fn lines(&self, id: &str) -> Vec<String> {
-        let text = fs::read(self.log(id)).unwrap();
-        let text = String::from_utf8_lossy(&text).into_owned();
+        let mut text = fs::read(self.log(id)).unwrap();
+        // A reader may come in the middle of a write: what has no end yet is left for the next look.
+        text.truncate(text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+        let text = String::from_utf8_lossy(&text);
         text.split_terminator('\n').map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
     }
 
