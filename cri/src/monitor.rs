@@ -121,11 +121,12 @@ impl Monitor {
         self.call(PATIENCE, "share the PID namespace", move |client| client.pause(Some(&cgroup))).await
     }
 
-    /// Ends the monitor. One that does not live is no error.
+    /// Ends the monitor. One that does not live, or is just leaving, is no error.
     pub async fn shutdown(&self) -> Result<()> {
-        match self.call(PATIENCE, "end the monitor", |client| client.shutdown()).await {
-            Err(why) if why.kind() == Kind::NotFound => Ok(()),
-            other => other,
+        let Err(why) = self.call(PATIENCE, "end the monitor", |client| client.shutdown()).await else { return Ok(()) };
+        match self.call(PATIENCE, "look for the monitor", |_| Ok(())).await {
+            Err(gone) if gone.kind() == Kind::NotFound => Ok(()),
+            _ => Err(why),
         }
     }
 

@@ -115,12 +115,22 @@ impl House {
         }
     }
 
-    /// SIGKILL, and on: what a power cut of the process is.
-    pub(crate) async fn restart_after_kill(&mut self) {
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
         let mut server = self.server.take().unwrap();
         server.kill().unwrap();
         server.wait().unwrap();
-        self.start().await;
+    }
+
+    /// What a reboot does: every process is gone, and with it all mounts, cgroups and what is below /run.
+    pub(crate) fn reboot(&self) {
+        leaks::clear(&self.dir, &self.cgroup);
+        fs::remove_dir_all(self.dir.join("run")).unwrap();
+    }
+
+    /// What is there although no pod is.
+    pub(crate) fn left_behind(&self) -> Vec<String> {
+        leaks::find(&self.dir, &self.cgroup)
     }
 
     /// SIGTERM, and on.
