@@ -8,7 +8,8 @@ use std::{fmt, net::Ipv4Addr, path::PathBuf, str::FromStr};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NetworkConfig {
-    /// Name of the bridge device, at most 15 bytes. Made on demand, removed by [`Network::dismantle`](super::Network::dismantle) alone.
+    /// Name of the bridge device, at most 15 bytes. Made on demand, and removed by
+    /// [`Network::dismantle`](super::Network::dismantle) alone.
     pub bridge_name: String,
     /// Addresses of the pods; the first host address is the bridge's own (the gateway).
     pub cidr: Cidr,
@@ -17,7 +18,7 @@ pub struct NetworkConfig {
     pub state_dir: PathBuf,
     /// Offer `hostPort` (DNAT by nf_tables). Without it a port mapping with a host port is refused.
     pub host_ports: bool,
-    /// Rewrite the source of traffic that leaves the range (masquerade by nf_tables). Needless where there is no uplink.
+    /// Rewrite the source of traffic that leaves the range (masquerade by nf_tables). Needless without an uplink.
     pub masquerade: bool,
     /// MTU of the bridge and of both ends of each pair, in bytes.
     pub mtu: u32,

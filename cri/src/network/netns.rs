@@ -179,8 +179,8 @@ pub async fn remove(dir: &Path) -> Result<()> {
     blocking(move || tear_down(&dir)).await
 }
 
-/// Removes each directory of `base` whose name is not a living pod's; but never the one that holds the network namespace
-/// the daemon itself lives in, which a private network keeps there.
+/// Removes each directory of `base` whose name is not a living pod's; but never the one that holds the network
+/// namespace the daemon itself lives in, which a private network keeps there.
 ///
 /// # Errors
 /// `Internal`, after everything was tried.

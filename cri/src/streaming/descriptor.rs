@@ -32,7 +32,7 @@ fn never_block(fd: OwnedFd) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Reads what is there; 0 at the end, which a terminal's master calls EIO when the last process has closed the other side.
+/// Reads what is there; 0 at the end, which a terminal's master calls EIO once the last process has closed its side.
 pub(super) async fn read(from: &mut Receiver, buffer: &mut [u8]) -> std::io::Result<usize> {
     match from.read(buffer).await {
         Err(why) if why.raw_os_error() == Some(Errno::EIO as i32) => Ok(0),

@@ -1,7 +1,7 @@
 //! Port-forward: a connection into the pod for each pair of streams.
 //!
-//! SPDY: for each of the user's connections the client opens a stream `error` and a stream `data` with equal `requestid`
-//! and `port`. WebSocket channels: channel 2n is data and 2n+1 errors of the n-th port of the request, and the first
+//! SPDY: for each of the user's connections the client opens a stream `error` and a stream `data` with equal
+//! `requestid` and `port`. WebSocket channels: channel 2n is data and 2n+1 errors of the n-th port of the request, and the first
 //! message of each is the port (two bytes, little-endian). Source: `kubelet/pkg/cri/streaming/portforward`.
 
 use super::PortForward;

@@ -1,7 +1,7 @@
 //! From a request's headers to what is spoken after the upgrade, decided without I/O.
 //!
-//! Source: RFC 6455 section 4.2; `httpstream.Handshake` of Kubernetes for SPDY. Of what the client offers, the first that
-//! we speak is taken, as its list is in its order of preference.
+//! Source: RFC 6455 section 4.2; `httpstream.Handshake` of Kubernetes for SPDY. Of what the client offers, the first
+//! that we speak is taken, as its list is in its order of preference.
 
 use super::forward;
 use super::remote::{VERSIONS, Version};

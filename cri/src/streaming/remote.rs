@@ -83,7 +83,7 @@ impl Remote {
 }
 
 impl Remote {
-    /// The streams of a WebSocket client, which are there from the start: 0 stdin, 1 stdout, 2 stderr, 3 error, 4 resize.
+    /// The streams of a WebSocket client, there from the start: 0 stdin, 1 stdout, 2 stderr, 3 error, 4 resize.
     ///
     /// # Errors
     /// Only for a connection that has such streams already.

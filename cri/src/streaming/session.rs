@@ -115,8 +115,8 @@ impl Session {
         }
     }
 
-    /// As [`pump`](Self::pump) where nobody waits for the process (attach): until its output ends, or, for a client that
-    /// wants no output, its input.
+    /// As [`pump`](Self::pump) where nobody waits for the process (attach): until its output ends, or, for a client
+    /// that wants no output, its input.
     ///
     /// # Errors
     /// For a descriptor that cannot be polled or read.

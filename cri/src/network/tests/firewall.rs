@@ -61,7 +61,7 @@ fn case_25_the_hosts_loopback_is_closed_to_pods() {
         let server: SocketAddr = "127.0.0.1:9000".parse().unwrap();
         let everywhere = "/proc/sys/net/ipv4/conf/all/route_localnet";
         assert_eq!(std::fs::read_to_string(everywhere).unwrap(), "0\n");
-        // As kube-proxy sets it on the host; and in the pod, whose lo has no address, so that the packet gets out at all.
+        // As kube-proxy sets it on the host; and in the pod, whose lo has no address, so that the packet gets out.
         std::fs::write(everywhere, "1").unwrap();
         let pod = inside::open(&a).unwrap();
         let prepared = inside::within(pod, || {
