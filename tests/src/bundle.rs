@@ -39,6 +39,8 @@ pub fn bundle(dir: &Path, runtime: &Path, args: &[&str]) -> Result<(), String> {
     rootfs(&dir.join("rootfs"))?;
     crate::tools::output(&runtime.display().to_string(), &["spec", "--bundle", &dir.display().to_string()])?;
     edit(dir, |spec| {
+        // Old peers refuse a bundle that says a newer version than their own.
+        spec["ociVersion"] = json!("1.0.2");
         spec["process"]["args"] = json!(args);
         spec["process"]["terminal"] = json!(false);
     })

@@ -61,9 +61,10 @@ fn an_exit_code_of_meanwhile_is_kept() {
     let Some((house, mut node)) = node("code") else { return };
     let go = house.path("go");
     fs::create_dir_all(&go).unwrap();
-    let manifest = pod("leaver", "while ! test -e /go/now; do sleep 0.05; done; echo gone; exit 7")
-        .replace("spec:\n", &format!("spec:\n  restartPolicy: Never\n  volumes: [{{name: go, hostPath: {{path: {}}}}}]\n", go.display()))
-        + "    volumeMounts: [{name: go, mountPath: /go}]\n";
+    let manifest = pod("leaver", "while ! test -e /go/now; do sleep 0.05; done; echo gone; exit 7").replace(
+        "spec:\n",
+        &format!("spec:\n  restartPolicy: Never\n  volumes: [{{name: go, hostPath: {{path: {}}}}}]\n", go.display()),
+    ) + "    volumeMounts: [{name: go, mountPath: /go}]\n";
     node.apply(&manifest);
     node.until_ready("leaver");
     node.kill9();
@@ -87,8 +88,9 @@ fn a_kill_at_any_moment_of_a_pods_start_leaves_one_good_pod() {
         node.up();
         node.until_ready(&name);
     }
-    let addresses: BTreeSet<String> =
-        (0..8).map(|at| node.object("pod", &format!("pod-{at}"))["status"]["podIP"].as_str().unwrap().to_owned()).collect();
+    let addresses: BTreeSet<String> = (0..8)
+        .map(|at| node.object("pod", &format!("pod-{at}"))["status"]["podIP"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(addresses.len(), 8, "every pod has an address of its own");
     assert_eq!(sandboxes(&house), 8, "no half-made sandbox is left");
 }
@@ -116,11 +118,17 @@ fn an_acknowledged_write_is_there_after_the_kill() {
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 let names = (0..200).map(|at| format!("note-{round}-{at}"));
-                names.take_while(|name| node.try_kubectl(&["create", "configmap", name, "--from-literal=a=b"]).is_some()).collect::<Vec<_>>()
+                names
+                    .take_while(|name| node.try_kubectl(&["create", "configmap", name, "--from-literal=a=b"]).is_some())
+                    .collect::<Vec<_>>()
             });
             sleep(Duration::from_millis(700 + 211 * round));
             // By pid: the fixture itself is lent to the writer.
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(node.pid().cast_signed()), nix::sys::signal::Signal::SIGKILL).unwrap();
+            nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(node.pid().cast_signed()),
+                nix::sys::signal::Signal::SIGKILL,
+            )
+            .unwrap();
             acknowledged.extend(writer.join().unwrap());
         });
         node.kill9();

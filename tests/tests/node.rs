@@ -50,7 +50,8 @@ fn the_example_walks_the_whole_road() {
     let limit = |file: &str| {
         let uid = web["metadata"]["uid"].as_str().unwrap();
         let pods = gantry_tests::house::cgroups(house.name());
-        let all = pods.iter().flat_map(|root| walk(root)).filter(|p| p.to_string_lossy().contains(uid) && p.ends_with(file));
+        let all =
+            pods.iter().flat_map(|root| walk(root)).filter(|p| p.to_string_lossy().contains(uid) && p.ends_with(file));
         all.filter_map(|p| fs::read_to_string(p).ok()).map(|t| t.trim().to_owned()).collect::<Vec<_>>()
     };
     let memory = [limit("memory.limit_in_bytes"), limit("memory.max")].concat();
@@ -143,8 +144,16 @@ fn a_terminal_is_a_terminal() {
         return;
     };
     let kubeconfig = house.path("etc/admin.kubeconfig");
-    let command = format!("kubectl --kubeconfig {} exec -it shell -- /bin/sh -c 'test -t 0 && echo terminal'", kubeconfig.display());
-    let mut child = Command::new(script).args(["-qec", &command, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let command = format!(
+        "kubectl --kubeconfig {} exec -it shell -- /bin/sh -c 'test -t 0 && echo terminal'",
+        kubeconfig.display()
+    );
+    let mut child = Command::new(script)
+        .args(["-qec", &command, "/dev/null"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut said = String::new();
     child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
     child.wait().unwrap();
@@ -206,6 +215,10 @@ fn graceful_deletion_waits_for_the_container_and_no_longer() {
     node.until_ready("polite");
     let start = Instant::now();
     node.kubectl(&["delete", "pod", "polite"]);
-    assert!(start.elapsed() < Duration::from_secs(15), "a container that ends on TERM is not waited for: {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(15),
+        "a container that ends on TERM is not waited for: {:?}",
+        start.elapsed()
+    );
     assert!(node.try_kubectl(&["get", "pod", "polite"]).is_none());
 }

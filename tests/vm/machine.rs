@@ -37,7 +37,10 @@ pub(crate) fn kernel(work: &Path) -> Result<Kernel, String> {
         let package = said.lines().filter_map(|l| l.trim().strip_prefix("Depends: linux-image-")).next();
         let package =
             format!("linux-image-{}", package.ok_or(format!("apt knows no {META_PACKAGE}; run `apt-get update`"))?);
-        let fetch = format!("cd '{}' && rm -f linux-image-*.deb && apt-get -o APT::Sandbox::User=root download {package}", work.display());
+        let fetch = format!(
+            "cd '{}' && rm -f linux-image-*.deb && apt-get -o APT::Sandbox::User=root download {package}",
+            work.display()
+        );
         tools::output("sh", &["-c", &fetch])?;
         let deb = entries(work)?.into_iter().find(|p| p.extension().is_some_and(|e| e == "deb"));
         let deb = deb.ok_or(format!("apt-get -o APT::Sandbox::User=root download {package} left no file"))?;

@@ -1,0 +1,196 @@
+//! The node's configuration: one file, `/etc/gantry/gantry.toml`, read by every subcommand.
+//!
+//! Every path, address and name can be moved, by the file or by a flag of the same name, so that several nodes fit on
+//! one host. Unknown keys are refused: a misspelt key that is silently ignored is worse than a node that does not start.
+
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// Where the configuration is read from when no `--config` is given.
+pub(crate) const DEFAULT_FILE: &str = "/etc/gantry/gantry.toml";
+
+/// The whole configuration, with the defaults of a node of its own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// State that outlives a reboot: images, the store, certificates, volumes.
+    pub data_dir: PathBuf,
+    /// State of this boot: sockets, pods, namespaces.
+    pub run_dir: PathBuf,
+    /// Where the admin's kubeconfig is written.
+    pub config_dir: PathBuf,
+    /// Where pod logs are written, in the layout that log collectors know.
+    pub log_dir: PathBuf,
+    /// The node's name in the cluster; the host's name by default.
+    pub node_name: String,
+    /// The node's address as others reach it; found from the routing table by default.
+    pub node_ip: Option<IpAddr>,
+    /// Where the API server listens.
+    pub api_address: SocketAddr,
+    /// Where the kubelet's HTTPS API listens.
+    pub kubelet_address: SocketAddr,
+    /// The range of the pods' addresses.
+    pub pod_cidr: String,
+    /// The bridge that joins the pods.
+    pub bridge: String,
+    /// The cgroup, below every hierarchy's root, that `kubepods` is made in.
+    pub cgroup_root: String,
+    /// The runtime's static binary; beside this program, then in `PATH`, by default.
+    pub runtime: Option<PathBuf>,
+    /// Whether the node lives in a network namespace of its own, out of which no pod reaches any network.
+    pub private_network: bool,
+    /// Most processes in one pod; -1: no limit.
+    pub pod_pids_limit: i64,
+    /// Most pods that the node takes.
+    pub max_pods: u32,
+    /// What is logged, in the syntax of `RUST_LOG`.
+    pub log: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: "/var/lib/gantry".into(),
+            run_dir: "/run/gantry".into(),
+            config_dir: "/etc/gantry".into(),
+            log_dir: "/var/log/pods".into(),
+            node_name: host_name(),
+            node_ip: None,
+            api_address: (Ipv4Addr::LOCALHOST, 6443).into(),
+            kubelet_address: (Ipv4Addr::UNSPECIFIED, 10250).into(),
+            pod_cidr: "10.244.0.0/24".into(),
+            bridge: "gantry0".into(),
+            cgroup_root: "/".into(),
+            runtime: None,
+            private_network: false,
+            pod_pids_limit: 4096,
+            max_pods: 110,
+            log: "info".into(),
+        }
+    }
+}
+
+fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim().to_ascii_lowercase();
+    if name.is_empty() { "node".into() } else { name }
+}
+
+impl Config {
+    /// Reads `file`; the default file may be missing, a named one may not.
+    pub(crate) fn read(file: Option<&Path>) -> Result<Self, String> {
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text).map_err(|why| format!("{}: {why}", path.display())),
+            Err(why) if file.is_none() && why.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(why) => Err(format!("read {}: {why}", path.display())),
+        }
+    }
+
+    /// Reads the text of a configuration file.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|why| why.to_string().trim_end().to_owned())
+    }
+
+    /// Sets one key from a flag, as if the file said `key = value`.
+    pub(crate) fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        let mut table = toml::Table::try_from(&*self).map_err(|why| why.to_string())?;
+        let key = key.replace('-', "_");
+        let parsed = match (value.parse::<i64>(), value.parse::<bool>()) {
+            (Ok(number), _) => toml::Value::Integer(number),
+            (_, Ok(truth)) => toml::Value::Boolean(truth),
+            _ => toml::Value::String(value.to_owned()),
+        };
+        table.insert(key, parsed);
+        *self = table.try_into().map_err(|why: toml::de::Error| why.message().to_owned())?;
+        Ok(())
+    }
+
+    /// Checks what the types cannot.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let dirs = [("data_dir", &self.data_dir), ("run_dir", &self.run_dir), ("config_dir", &self.config_dir)];
+        for (key, dir) in dirs {
+            if !dir.is_absolute() {
+                return Err(format!("{key}: {} is not an absolute path", dir.display()));
+            }
+        }
+        let name = &self.node_name;
+        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        if name.is_empty() || name.len() > 253 || !name.chars().all(legal) {
+            return Err(format!("node_name: {name:?} is not a DNS name (a-z, 0-9, '-' and '.')"));
+        }
+        if !self.cgroup_root.starts_with('/') || self.cgroup_root.contains("..") {
+            return Err(format!("cgroup_root: {:?} must start with '/' and stay below it", self.cgroup_root));
+        }
+        Ok(())
+    }
+
+    /// The address that others reach the node at.
+    pub(crate) fn address(&self) -> IpAddr {
+        match self.node_ip {
+            Some(ip) => ip,
+            None if self.private_network => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            None => outward_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        }
+    }
+
+    /// The CRI server's socket.
+    pub(crate) fn cri_socket(&self) -> PathBuf {
+        self.run_dir.join("cri.sock")
+    }
+
+    /// The admin's kubeconfig.
+    pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
+        self.config_dir.join("admin.kubeconfig")
+    }
+}
+
+/// The source address of the default route. Connecting a UDP socket sends no packet; it only asks the routing table.
+fn outward_address() -> Option<IpAddr> {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_default_node() {
+        let config = Config::parse("").unwrap();
+        assert_eq!(config.cri_socket(), Path::new("/run/gantry/cri.sock"));
+        config.check().unwrap();
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let why = Config::parse("pod_cdir = \"10.0.0.0/24\"").unwrap_err();
+        assert!(why.contains("pod_cdir"), "{why}");
+    }
+
+    #[test]
+    fn a_flag_sets_a_key_of_any_type() {
+        let mut config = Config::default();
+        config.set("api-address", "127.0.0.1:7443").unwrap();
+        config.set("max-pods", "7").unwrap();
+        config.set("private-network", "true").unwrap();
+        assert_eq!((config.api_address.port(), config.max_pods, config.private_network), (7443, 7, true));
+        assert!(config.set("max-pods", "many").is_err());
+        assert!(config.set("no-such", "1").is_err());
+    }
+
+    #[test]
+    fn names_and_paths_are_checked() {
+        let bad = |key: &str, value: &str| {
+            let mut config = Config::default();
+            config.set(key, value).unwrap();
+            config.check().unwrap_err()
+        };
+        assert!(bad("node_name", "Web_1").contains("node_name"));
+        assert!(bad("run_dir", "run").contains("run_dir"));
+        assert!(bad("cgroup_root", "/a/../..").contains("cgroup_root"));
+    }
+}
