@@ -1,5 +1,6 @@
 //! The server is killed, at every place where that may hurt, and started again: what lived lives, what ended has its
 //! code, what was half made is gone, and nothing leaks (the house looks when it is dropped).
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod support;
 
