@@ -27,10 +27,13 @@ pub(crate) fn run(config: &Config) -> Result<ExitCode, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|why| format!("start the async runtime: {why}"))?;
     let removed = runtime.block_on(remove_pods(config));
+    let dismantled = runtime.block_on(gantry_cri::dismantle(daemon::cri(config)));
     drop(runtime);
     remove_cgroups(config);
     private_network::release(&config.run_dir)?;
-    println!("the node is down; {} pods were removed", removed?);
+    let removed = removed?;
+    dismantled.map_err(|why| format!("take down the pod network: {why}"))?;
+    println!("the node is down; {removed} pods were removed");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -9,9 +9,9 @@ use nix::sched::{CloneFlags, setns};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// The directory below the run directory in which the namespace is held, as file `net`.
+/// The directory in which the namespace is held, as file `net`: not among the pods', which the CRI server sweeps.
 fn home(run_dir: &Path) -> PathBuf {
-    run_dir.join("netns/node")
+    run_dir.join("node/netns")
 }
 
 /// Enters the node's namespace, making it first where there is none. Call it while the process has one thread.
@@ -39,7 +39,7 @@ fn join(run_dir: &Path) -> Result<bool, String> {
 fn make(run_dir: &Path) -> Result<(), String> {
     let spec = NetnsSpec { net: true, ..NetnsSpec::default() };
     block_on(async {
-        netns::prepare(&run_dir.join("netns")).await?;
+        netns::prepare(&run_dir.join("node")).await?;
         netns::remove(&home(run_dir)).await?;
         netns::create(&home(run_dir), &spec).await.map(drop)
     })
@@ -48,7 +48,11 @@ fn make(run_dir: &Path) -> Result<(), String> {
 
 /// Lets the namespace go.
 pub(crate) fn release(run_dir: &Path) -> Result<(), String> {
-    block_on(netns::remove(&home(run_dir))).map_err(|why| format!("release the node's network namespace: {why}"))
+    block_on(async {
+        netns::remove(&home(run_dir)).await?;
+        netns::unprepare(&run_dir.join("node")).await
+    })
+    .map_err(|why| format!("release the node's network namespace: {why}"))
 }
 
 fn block_on(work: impl Future<Output = gantry_cri::Result<()>>) -> Result<(), String> {

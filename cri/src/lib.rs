@@ -47,4 +47,4 @@ pub mod streams;
 
 pub use config::Config;
 pub use error::{Error, Kind, Result};
-pub use serve::run;
+pub use serve::{dismantle, run};

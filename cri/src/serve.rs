@@ -49,13 +49,28 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     }
 }
 
-async fn open(config: Config, shutdown: CancellationToken) -> Result<std::sync::Arc<Node>> {
-    let network = Network::open(NetworkConfig {
+fn network_config(config: &Config) -> Result<NetworkConfig> {
+    Ok(NetworkConfig {
         bridge_name: config.bridge.clone(),
         cidr: config.pod_cidr.parse()?,
         state_dir: config.run.join("network"),
         ..NetworkConfig::default()
-    });
+    })
+}
+
+/// Removes what outlives the last pod by design: the bridge, the firewall table, the mount that keeps namespaces. For a
+/// node that goes away for good, after every pod was removed and [`run`] has ended.
+///
+/// # Errors
+/// [`Kind::Exists`] while a server uses these directories, `Internal` for what the kernel refuses.
+pub async fn dismantle(config: Config) -> Result<()> {
+    let _only = only_one(&config.run)?;
+    Network::open(network_config(&config)?).await?.dismantle().await?;
+    crate::network::netns::unprepare(&config.run.join("netns")).await
+}
+
+async fn open(config: Config, shutdown: CancellationToken) -> Result<std::sync::Arc<Node>> {
+    let network = Network::open(network_config(&config)?);
     let (images_config, wanted) = (gantry_images::Config::at(&config.images_root), config.runtime_binary.clone());
     let store = Store::open(&config.root, &config.run)?;
     let opened = blocking(move || {

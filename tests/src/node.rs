@@ -231,7 +231,7 @@ impl Node {
     /// `nsenter` cannot be started.
     #[must_use]
     pub fn inside(&self, args: &[&str]) -> Output {
-        let netns = format!("--net={}", self.run_dir.join("netns/node/net").display());
+        let netns = format!("--net={}", self.run_dir.join("node/netns/net").display());
         Command::new("nsenter").arg(netns).args(args).stdin(Stdio::null()).output().expect("nsenter starts")
     }
 

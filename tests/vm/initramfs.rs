@@ -27,7 +27,7 @@ const START: &str = r#"#!/bin/sh
 export PATH=/bin:/sbin HOME=/ RUST_BACKTRACE=1
 mount -t proc proc /proc && mount -t sysfs sys /sys && mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm && mount -t devpts devpts /dev/pts && mount -t tmpfs shm /dev/shm
-mount -t tmpfs tmp /tmp && mount -t tmpfs run /run && chmod 1777 /tmp
+chmod 1777 /tmp
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount --make-rshared /
 ip link set lo up

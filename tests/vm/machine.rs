@@ -107,23 +107,55 @@ fn number_before(text: &str, word: &str) -> u32 {
     text[..at].rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
+/// Both ways to run the machine, as arguments of qemu.
+const KVM: [&str; 4] = ["-accel", "kvm", "-cpu", "host"];
+const EMULATION: [&str; 4] = ["-accel", "tcg,thread=multi", "-cpu", "max"];
+
+/// A kernel without a root file system panics, and so ends its machine, within so long where KVM works.
+const PROBE: Duration = Duration::from_secs(10);
+
+fn qemu(accelerator: &[&str], kernel: &Path) -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args(accelerator).args(["-smp", "2", "-m", "2048"]);
+    command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio", "-kernel"]).arg(kernel);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Whether a kernel really runs under KVM. In a virtual machine `/dev/kvm` may be there, and even make a machine, and
+/// that machine aborts at its first special register, or stands still.
+fn kvm_works(kernel: &Path) -> bool {
+    if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
+        return false;
+    }
+    let mut probe = qemu(&KVM, kernel);
+    let probe = probe.args(["-append", "panic=-1"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let Ok(mut probe) = probe else { return false };
+    let end = Instant::now() + PROBE;
+    while Instant::now() < end {
+        match probe.try_wait() {
+            Ok(Some(status)) => return status.success(),
+            _ => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+    let _ = probe.kill();
+    let _ = probe.wait();
+    false
+}
+
 /// Boots once, shows the console, and returns what came of it.
 ///
 /// # Errors
 /// qemu could not be started.
 pub(crate) fn boot(kernel: &Path, initramfs: &Path, work: &Path) -> Result<Outcome, String> {
     let log = work.join("console.log");
-    let mut machine = Command::new("qemu-system-x86_64")
-        .args(["-accel", "kvm", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"])
-        .args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"])
-        .arg("-kernel")
-        .arg(kernel)
+    let accelerator = if kvm_works(kernel) { &KVM } else { &EMULATION };
+    println!("==> boot ({})", accelerator[1]);
+    let mut machine = qemu(accelerator, kernel)
         .arg("-initrd")
         .arg(initramfs)
         .args(["-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all random.trust_cpu=on"])
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
         .spawn()
         .map_err(|e| format!("start qemu-system-x86_64: {e}"))?;
     let console = machine.stdout.take().ok_or("qemu's console was asked for")?;

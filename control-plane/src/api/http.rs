@@ -239,6 +239,10 @@ fn document(api: &Api, path: &str, request: &Request<Body>) -> Result<Response<B
         "/readyz" | "/readyz/ping" if !api.shutdown.is_cancelled() => plain("ok"),
         "/readyz" | "/readyz/ping" => Err(Error::new(Kind::Unavailable, "the server is stopping")),
         "/metrics" => plain(&metrics(api)),
+        "/debug/pod-timings" => {
+            let all = api.timings.to_json().to_string();
+            Ok(respond::bytes(StatusCode::OK, "application/json", all))
+        }
         _ if path.starts_with("/openapi") => openapi::document(api, path, request),
         _ => discovery::document(api, path, request),
     }

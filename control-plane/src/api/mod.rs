@@ -30,6 +30,7 @@ pub(crate) mod serve;
 mod stream;
 pub(crate) mod subresources;
 mod table;
+mod timings;
 pub(crate) mod verbs;
 pub(crate) mod watch;
 
@@ -67,6 +68,8 @@ pub(crate) struct Api {
     pub(crate) shutdown: CancellationToken,
     pub(crate) documents: OnceLock<openapi::Documents>,
     pub(crate) requests: std::sync::atomic::AtomicU64,
+    /// When each of the last pods was stored and bound.
+    pub(crate) timings: timings::Timings,
 }
 
 /// Requests handled at one time; more are told 429.
@@ -85,6 +88,7 @@ impl Api {
             shutdown,
             documents: OnceLock::new(),
             requests: Default::default(),
+            timings: timings::Timings::default(),
         }
     }
 

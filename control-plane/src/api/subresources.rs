@@ -64,8 +64,9 @@ pub(crate) async fn bind(api: &Api, call: &Call, body: &Value) -> Result<()> {
         }
         Ok(())
     })
-    .await
-    .map(drop)
+    .await?;
+    api.timings.bound(&call.namespace, &call.name);
+    Ok(())
 }
 
 /// Sets the condition PodScheduled.

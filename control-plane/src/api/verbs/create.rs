@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::super::{Api, Call, admission, convert, object};
+use super::super::{Api, Call, admission, convert, object, timings};
 use super::{accept, of_store};
 use crate::error::{Error, Kind, Result};
 use crate::kinds::{defaults, form, strategy, validate};
@@ -19,6 +19,7 @@ const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// Creates an object and returns what was stored.
 pub(crate) async fn create(api: &Api, call: &Call, mut object: Value) -> Result<Value> {
+    let received = timings::now();
     accept(call, &mut object)?;
     let generated = identify(call, &mut object)?;
     let mut tries = if generated { 8 } else { 1 };
@@ -28,7 +29,12 @@ pub(crate) async fn create(api: &Api, call: &Call, mut object: Value) -> Result<
             Err(e) if e.is_already_exists() && tries > 0 => {
                 object["metadata"]["name"] = generate(form::text(&object, &["metadata", "generateName"])).into();
             }
-            done => return done,
+            done => {
+                if let (Ok(made), "Pod", false) = (&done, call.kind.kind.as_str(), call.dry_run) {
+                    api.timings.created(&call.namespace, form::text(made, &["metadata", "name"]), received);
+                }
+                return done;
+            }
         }
     }
 }
