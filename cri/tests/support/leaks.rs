@@ -42,6 +42,9 @@ pub(crate) fn clear(dir: &Path, cgroup: &str) {
             }
         }
     }
+    if let Ok(root) = Layout::discover().and_then(|layout| Cgroup::at(&layout, Path::new(cgroup))) {
+        let _ = root.delete(Duration::from_secs(2));
+    }
     let mut mounts = mounts(dir);
     mounts.reverse();
     for path in mounts {
