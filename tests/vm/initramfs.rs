@@ -36,7 +36,7 @@ echo "VM: kernel $(uname -r), controllers: $(cat /sys/fs/cgroup/cgroup.controlle
 failed=0
 while read -r program; do
   echo "VM: $(basename $program)"
-  (cd /tmp && timeout 600 $program $(cat /filter)) || { failed=$((failed + 1)); echo "VM-FAILED: $program"; }
+  (cd /tmp && timeout 600 $program --show-output $(cat /filter)) || { failed=$((failed + 1)); echo "VM-FAILED: $program"; }
 done < /programs
 echo "VM-RESULT: $failed"
 poweroff -f
