@@ -3,17 +3,19 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::mounts::set;
+use super::rootfs::PRIVATE;
 use crate::plan::Device;
 use crate::root::{Entry, Place, RootDir};
 use crate::sys::mount::{self, Depth};
 use crate::sys::{Errno, fs};
 
-/// The host's null device, opened in this mount namespace, and verified to be it (CVE-2025-31133).
+/// A mount of the host's null device, opened in this mount namespace, and verified to be it (CVE-2025-31133).
 pub(super) fn null() -> Result<OwnedFd, Errno> {
     let null = fs::open(c"/dev/null", libc::O_PATH | libc::O_NOFOLLOW)?;
     let about = fs::fstat(null.as_fd())?;
     let is_null = about.st_mode & libc::S_IFMT == libc::S_IFCHR && about.st_rdev == libc::makedev(1, 3);
-    if is_null { Ok(null) } else { Err(Errno::from_raw(libc::ENODEV)) }
+    if is_null { copy(&null) } else { Err(Errno::from_raw(libc::ENODEV)) }
 }
 
 /// Makes a node, or binds the host's where that is refused.
@@ -41,12 +43,19 @@ fn is_node(stat: &libc::stat, device: &Device) -> bool {
     stat.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT && stat.st_rdev == device.number
 }
 
+/// A mount of one node, cut off from the host's mount that it lies on, which is shared where systemd runs.
+fn copy(node: &OwnedFd) -> Result<OwnedFd, Errno> {
+    let copy = mount::clone_tree(node.as_fd(), c"", Depth::One)?;
+    set(&copy, Depth::One, PRIVATE)?;
+    Ok(copy)
+}
+
 fn bind(root: &RootDir, device: &Device) -> Result<(), Errno> {
     let host = fs::open(&device.host, libc::O_PATH | libc::O_NOFOLLOW)?;
     if !is_node(&fs::fstat(host.as_fd())?, device) {
         return Err(Errno::from_raw(libc::ENODEV));
     }
-    let node = mount::clone_tree(host.as_fd(), c"", Depth::One)?;
+    let node = copy(&host)?;
     let target = root.ensure(&device.to, Entry::File)?;
     mount::move_mount(node.as_fd(), target.as_fd())
 }

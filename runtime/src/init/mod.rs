@@ -46,9 +46,9 @@ struct Init<'a> {
     root: Option<RootDir>,
     /// The terminal.
     terminal: Option<OwnedFd>,
-    /// An empty read-only tmpfs, made once and cloned for every directory that is masked.
+    /// The empty read-only tmpfs on the first directory that was masked, copied for every other.
     empty: Option<OwnedFd>,
-    /// The host's null device, opened once for every file that is masked.
+    /// The null device on the first file that was masked, copied for every other.
     null: Option<OwnedFd>,
     /// The parent has written the pid down.
     recorded: bool,

@@ -1,7 +1,7 @@
 //! DO: the rootfs from a path on the host to `/`, and what is hidden in it.
 
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::mounts::set;
 use super::{Init, devices};
@@ -11,7 +11,7 @@ use crate::sys::{Errno, fs, process};
 
 const READ_ONLY: MountAttr = MountAttr { set: attr::RDONLY, clear: 0, propagation: 0, userns_fd: 0 };
 
-const PRIVATE: MountAttr = MountAttr { set: 0, clear: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+pub(super) const PRIVATE: MountAttr = MountAttr { set: 0, clear: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
 
 /// Clones the rootfs and stacks the copy on `/`, where nothing on the host is its parent: neither the mount that the
 /// bundle lies on nor its peers learn of it. For that, and for pivot_root(2), `/` must not be shared. A slave may stay
@@ -73,21 +73,33 @@ impl Init<'_> {
     pub(super) fn mask(&mut self, place: &Place) -> Result<(), Errno> {
         let Some(target) = unless_missing(self.root()?.find(place))? else { return Ok(()) };
         if fs::fstat(target.as_fd())?.st_mode & libc::S_IFMT != libc::S_IFDIR {
-            if self.null.is_none() {
-                self.null = Some(devices::null()?);
-            }
-            let Some(null) = &self.null else { return Err(Errno::from_raw(libc::EBADF)) };
-            let null = mount::clone_tree(null.as_fd(), c"", Depth::One)?;
-            return mount::move_mount(null.as_fd(), target.as_fd());
+            return cover(&mut self.null, &target, devices::null);
         }
-        if self.empty.is_none() {
-            let fs = mount::fsopen(c"tmpfs")?;
-            mount::fsconfig_set(fs.as_fd(), c"size", Some(c"0"))?;
-            mount::fsconfig_create(fs.as_fd())?;
-            self.empty = Some(mount::fsmount(fs.as_fd(), attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC)?);
-        }
-        let Some(empty) = &self.empty else { return Err(Errno::from_raw(libc::EBADF)) };
-        let copy = mount::clone_tree(empty.as_fd(), c"", Depth::One)?;
-        mount::move_mount(copy.as_fd(), target.as_fd())
+        cover(&mut self.empty, &target, empty)
     }
+}
+
+/// Attaches a copy of the first cover, or makes that. The first is attached before it is copied: older kernels (6.1 is
+/// one) copy no mount that lies nowhere.
+fn cover(
+    first: &mut Option<OwnedFd>,
+    target: &OwnedFd,
+    make: impl FnOnce() -> Result<OwnedFd, Errno>,
+) -> Result<(), Errno> {
+    if let Some(first) = first {
+        let copy = mount::clone_tree(first.as_fd(), c"", Depth::One)?;
+        return mount::move_mount(copy.as_fd(), target.as_fd());
+    }
+    let made = make()?;
+    mount::move_mount(made.as_fd(), target.as_fd())?;
+    *first = Some(made);
+    Ok(())
+}
+
+/// An empty tmpfs that nobody can write to.
+fn empty() -> Result<OwnedFd, Errno> {
+    let fs = mount::fsopen(c"tmpfs")?;
+    mount::fsconfig_set(fs.as_fd(), c"size", Some(c"0"))?;
+    mount::fsconfig_create(fs.as_fd())?;
+    mount::fsmount(fs.as_fd(), attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC)
 }

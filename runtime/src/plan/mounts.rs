@@ -115,10 +115,12 @@ fn finish(what: What, to: Place, target: Target, options: Options) -> Mount {
 /// system calls a tree in place of five.
 fn cgroups(to: &Place, options: &Options, host: &Host, steps: &mut Vec<Step>) -> Result<()> {
     let attributes = MountAttr { set: options.attributes.set & !attr::ATIME, ..MountAttr::default() };
+    // What the host mounts below its trees is none of the container's business.
+    let own = MountAttr { propagation: libc::MS_PRIVATE, ..attributes };
     let bind = |tree: &CgroupMount, to: Place| -> Result<Step> {
         let source = c_string(path_text(&tree.mount.join(&host.cgroup))?)?;
         let what = What::Bind { source, slot: None, depth: Depth::One };
-        let mount = finish(what, to, Target::Any, Options { attributes, ..Options::default() });
+        let mount = finish(what, to, Target::Any, Options { attributes: own, ..Options::default() });
         Ok(Step::Mount(Box::new(mount)))
     };
     if let [only] = host.cgroups.as_slice()
