@@ -88,13 +88,15 @@ pub fn spawn(binary: &SealedBinary, dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::os::unix::process::CommandExt;
 
     use super::*;
 
     #[test]
     fn the_copy_runs_and_cannot_be_written() {
         let sealed = SealedBinary::open(Path::new("/bin/echo")).unwrap();
-        let said = sealed.command().arg("hello").output().unwrap();
+        // Where echo is busybox, it goes by the name that it was called.
+        let said = sealed.command().arg0("echo").arg("hello").output().unwrap();
         assert_eq!(said.stdout, b"hello\n");
         let path = format!("/proc/self/fd/{}", sealed.memory.as_raw_fd());
         let written = OpenOptions::new().write(true).open(path).and_then(|mut file| file.write(b"x"));

@@ -20,6 +20,10 @@ fn case_01_the_binary_cannot_be_written_from_the_container() {
         "/lib/x86_64-linux-gnu/libm.so.6",
         "/lib/x86_64-linux-gnu/libgcc_s.so.1",
     ] {
+        // A static build needs none, and a machine that has only static programs has none.
+        if !std::path::Path::new(library).exists() {
+            continue;
+        }
         let inside = house.rootfs().join(library.trim_start_matches('/'));
         fs::create_dir_all(inside.parent().unwrap()).unwrap();
         fs::copy(library, inside).unwrap();

@@ -125,6 +125,10 @@ fn seccomp_denies_what_it_is_told_to_in_run_and_exec() {
 
 #[test]
 fn only_preserved_descriptors_are_handed_down() {
+    if !std::path::Path::new("/bin/bash").exists() {
+        eprintln!("SKIPPED only_preserved_descriptors_are_handed_down: needs bash, for redirections beyond 9");
+        return;
+    }
     let mut house = house!("fds");
     house.script("ls /proc/self/fd");
     house.write_config();

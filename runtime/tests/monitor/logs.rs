@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use gantry_runtime::monitor::{Streams, exit_record};
 
-use crate::pod::{Pod, cannot, exec_process};
+use crate::pod::{Pod, cannot, emulated, exec_process};
 
 #[test]
 fn log_lines_are_exact() {
@@ -91,17 +91,21 @@ fn lines_that_come_one_by_one_are_gathered() {
         return;
     }
     let pod = Pod::new("single");
-    const LINES: usize = 100_000;
+    let lines: usize = if emulated() { 5_000 } else { 100_000 };
     let began = Instant::now();
     let line = "x".repeat(79);
-    pod.run("web", &format!("n=0; while [ $n -lt {LINES} ]; do echo {line}; n=$((n + 1)); done"));
+    pod.run("web", &format!("n=0; while [ $n -lt {lines} ]; do echo {line}; n=$((n + 1)); done"));
     assert_eq!(pod.exit("web").code, 0);
     let took = began.elapsed().as_secs_f64();
-    assert_eq!(fs::metadata(pod.log("web")).unwrap().len(), LINES as u64 * 120);
+    assert_eq!(fs::metadata(pod.log("web")).unwrap().len(), lines as u64 * 120);
     let stat = fs::read_to_string(format!("/proc/{}/stat", pod.monitor())).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    let micros = ticks as f64 * 10_000.0 / LINES as f64;
-    println!("{:.0} single lines/s at {micros:.2} us of CPU a line", LINES as f64 / took);
+    let micros = ticks as f64 * 10_000.0 / lines as f64;
+    println!("{:.0} single lines/s at {micros:.2} us of CPU a line", lines as f64 / took);
+    if emulated() {
+        eprintln!("SKIPPED the limit of CPU time a line: the processor is emulated");
+        return;
+    }
     assert!(micros < 10.0, "{micros} us of CPU a line");
 }

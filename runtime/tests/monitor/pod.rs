@@ -30,6 +30,11 @@ pub(crate) fn cannot() -> bool {
     true
 }
 
+/// Whether the processor is emulated in software, which says nothing of speed. The test machine's harness says so.
+pub(crate) fn emulated() -> bool {
+    std::env::var_os("GANTRY_EMULATED").is_some()
+}
+
 fn binary() -> &'static SealedBinary {
     static BINARY: OnceLock<SealedBinary> = OnceLock::new();
     // GANTRY_RUNTIME: another build of it, to measure what is shipped.
