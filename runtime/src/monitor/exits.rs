@@ -20,7 +20,8 @@ pub(super) fn exit(how: crate::sys::clone::Exit, oom: bool, started_at: i64) -> 
     Exit { code: how.shell_code(), signal, oom, started_at, finished_at: clock::now() }
 }
 
-/// Writes the record: to a new file, synced, then renamed, so that a reader sees all of it or nothing.
+/// Writes the record: to a new file, synced, renamed, and its directory synced, so that a reader sees all of it or
+/// nothing, after a power failure as well.
 pub(super) fn record(dir: &Path, id: &str, exit: &Exit) -> Result<()> {
     let path = exit_path(dir, id);
     let new = path.with_extension("json.new");
@@ -29,7 +30,9 @@ pub(super) fn record(dir: &Path, id: &str, exit: &Exit) -> Result<()> {
         let mut file = File::create(&new)?;
         file.write_all(&text)?;
         file.sync_all()?;
-        fs::rename(&new, &path)
+        fs::rename(&new, &path)?;
+        // The new name, too, has to be on disk before the zombie goes.
+        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
     };
     write().context(|| format!("record the exit of {id} in {}", path.display()))
 }
