@@ -200,7 +200,6 @@ fn build(
     let plan = plan::create(spec, bundle, &host(&layout, &cgroup)?, filter, wishes)?;
     let mut doors = limit(&cgroup, spec)?;
     let mut ground = launch::ground(&plan, Vec::new(), &mut doors, &request.stdio)?;
-    ground.lock = Some(home.lock_fd());
     if wait {
         ground.fifo = Some(home.make_fifo()?);
     }

@@ -49,7 +49,6 @@ pub(crate) fn ground(plan: &Plan, given: Vec<OwnedFd>, doors: &mut Doors, stdio:
         doors: std::mem::take(&mut doors.procs),
         slots,
         fifo: None,
-        lock: None,
         state: None,
     })
 }
@@ -103,6 +102,7 @@ pub(crate) fn launch(
 ) -> Result<(Launched, Words)> {
     crate::plan::check_size(&plan)?;
     let (ours, theirs) = talk::pair()?;
+    let keep = ground.keep(&theirs, preserved(&plan));
     let mut restore = Vec::new();
     let stood = stand_around(&plan, &ground, &mut restore);
     let side = match stood {
@@ -112,7 +112,7 @@ pub(crate) fn launch(
         Err(why) => Err(why),
     };
     if let Ok(Side::Child) = side {
-        init::run(plan, &ground, &theirs);
+        init::run(plan, &ground, &theirs, &keep);
     }
     let restored = restore.iter().try_for_each(|(of, fd): &(u64, OwnedFd)| clone::setns(fd.as_fd(), *of));
     let Side::Parent(pid, pidfd) = side? else { process::leave(1) };
@@ -123,6 +123,13 @@ pub(crate) fn launch(
         return Err(Error::system("return to the own namespaces", errno));
     }
     Ok((launched, Words { first: 0, steps: plan.steps }))
+}
+
+/// How many descriptors from 3 on the program inherits.
+fn preserved(plan: &Plan) -> u32 {
+    let counts =
+        plan.steps.iter().filter_map(|step| if let Step::CloseOnExec(count) = step { Some(*count) } else { None });
+    counts.max().unwrap_or(0)
 }
 
 /// Enters what the child is to be born into; `restore` gets the way back.

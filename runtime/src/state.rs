@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File, TryLockError};
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -152,11 +152,6 @@ impl Home {
         home.locked = true;
         let same = |now: fs::Metadata| home.dir.metadata().is_ok_and(|held| held.ino() == now.ino());
         if fs::metadata(&home.path).is_ok_and(same) { Ok(home) } else { Err(missing(id)) }
-    }
-
-    /// The descriptor that carries the lock: a clone inherits it and has to let go.
-    pub fn lock_fd(&self) -> RawFd {
-        self.dir.as_raw_fd()
     }
 
     /// Where it is.

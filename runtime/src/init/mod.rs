@@ -10,10 +10,11 @@ mod mounts;
 mod rootfs;
 mod terminal;
 
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use crate::plan::{Image, Plan, Step};
 use crate::root::RootDir;
+use crate::sys::keep::Keep;
 use crate::sys::mount::Depth;
 use crate::sys::{Errno, clone, fs, mount, process};
 use crate::talk::{End, Word};
@@ -31,10 +32,17 @@ pub struct Ground {
     pub streams: Option<[OwnedFd; 3]>,
     /// The exec fifo, open for reading and writing.
     pub fifo: Option<OwnedFd>,
-    /// The lock on the container's directory, which the child inherits and must not hold.
-    pub lock: Option<RawFd>,
     /// The container's state as JSON, for hooks; the parent fills it in after the clone.
     pub state: Option<OwnedFd>,
+}
+
+impl Ground {
+    /// What the child keeps open: this, its end of the conversation, and as many from 3 on as the caller hands down.
+    pub fn keep(&self, talk: &End, preserved: u32) -> Keep {
+        let lists = self.doors.iter().chain(&self.slots).chain(self.streams.iter().flatten());
+        let singles = self.fifo.iter().chain(&self.state).chain([&self.proc]);
+        Keep::new(preserved, lists.chain(singles).map(AsFd::as_fd).chain([talk.as_fd()]))
+    }
 }
 
 /// The child's own bookkeeping between steps.
@@ -57,10 +65,11 @@ struct Init<'a> {
 }
 
 /// Runs the plan; never returns. On success the process becomes the program.
-pub fn run(mut plan: Plan, ground: &Ground, talk: &End) -> ! {
-    if let Some(lock) = ground.lock {
-        process::close_inherited(lock);
-    }
+pub fn run(mut plan: Plan, ground: &Ground, talk: &End, keep: &Keep) -> ! {
+    // The lock on the container's directory, and of a monitor its socket, its clients and other containers' pipes: a
+    // container may wait for its start for days, and none of them would end before. What cannot be closed now is
+    // closed by the exec, whose step does not forgive.
+    let _ = keep.close_others();
     process::reset_signals();
     fs::umask(0);
     let mut init = Init {

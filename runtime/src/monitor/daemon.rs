@@ -189,7 +189,7 @@ fn start_time(pid: i32) -> Option<u64> {
 
 /// Whether the monitor that wrote `DIR/monitor.pid` lives.
 ///
-/// That somebody holds its socket open is not enough: a container that waits for its start is a clone of the monitor.
+/// That somebody holds its socket open is not enough: a container in its first moments is a clone of the monitor.
 pub(super) fn lives(dir: &Path) -> bool {
     let Ok(text) = fs::read_to_string(dir.join(PID)) else { return false };
     let mut fields = text.split_whitespace();

@@ -10,6 +10,7 @@ mod solo;
 pub mod bpf;
 pub mod clone;
 pub mod fs;
+pub mod keep;
 pub mod mount;
 pub mod process;
 pub mod rights;

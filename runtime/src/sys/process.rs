@@ -112,12 +112,6 @@ pub fn is_open(fd: RawFd) -> bool {
     unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
 }
 
-/// close(2) of a descriptor that a cloned child inherited. Only there: its owner lives on in the parent's memory alone.
-pub fn close_inherited(fd: RawFd) {
-    // SAFETY: the child of a clone has a descriptor table of its own, and never runs the owner's destructor.
-    unsafe { libc::close(fd) };
-}
-
 /// dup3(2) onto a fixed number, open across exec; when it has the number already, only its close-on-exec flag goes.
 pub fn place_fd(fd: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
     if fd.as_raw_fd() == number {

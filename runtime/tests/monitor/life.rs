@@ -1,5 +1,6 @@
 //! Lives and ends of real containers, of their monitor and of its clients.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::process::Command;
@@ -289,4 +290,47 @@ fn garbage_on_the_socket_harms_nobody() {
     assert_eq!(pod.status("web"), Some(Status::Running));
     let fds = fs::read_dir(format!("/proc/{}/fd", pod.monitor())).unwrap().count();
     assert!(fds < 30, "{fds} descriptors are open");
+}
+
+/// What a process holds open, as `/proc` names it.
+fn open_files(pid: i32) -> BTreeSet<String> {
+    let list = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let links = list.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    links.map(|link| link.to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn a_created_container_holds_nothing_of_its_monitor() {
+    if cannot() {
+        return;
+    }
+    let pod = Pod::new("held");
+    let other = pod.create_with("other", "cat", |_, create| create.stdin = true);
+    pod.client.start("other").unwrap();
+    let _subscription = pod.client.subscribe().unwrap();
+    let monitor = pod.monitor();
+    let before = open_files(monitor);
+    let kinds = |kind: &str| before.iter().filter(|link| link.contains(kind)).count();
+    assert!(kinds("socket:") >= 2 && kinds("pipe:") >= 3 && kinds("monitor.lock") == 1, "{before:?}");
+    let waiting = pod.create_with("web", "true", |_, create| create.stdin = true);
+    let shared: Vec<String> =
+        open_files(waiting).intersection(&before).filter(|link| *link != "/dev/null").cloned().collect();
+    assert!(shared.is_empty(), "held of the monitor's: {shared:?}");
+
+    // So a killed monitor's socket is closed, and its other containers' input ends.
+    Command::new("kill").args(["-9", &monitor.to_string()]).status().unwrap();
+    let refused = || {
+        let why = std::os::unix::net::UnixStream::connect(pod.dir.join("monitor.sock")).err()?;
+        (why.kind() == std::io::ErrorKind::ConnectionRefused).then_some(())
+    };
+    eventually("refused", refused);
+    let ended = || match fs::read_to_string(format!("/proc/{other}/stat")) {
+        Ok(stat) => stat.contains(") Z ").then_some(()),
+        Err(_) => Some(()),
+    };
+    eventually("end of the input", ended);
+    assert!(!open_files(waiting).is_empty(), "the other one waits on");
+    for id in ["other", "web"] {
+        gantry_runtime::delete(&pod.dir.join("runtime"), id, true).unwrap();
+    }
 }
