@@ -157,7 +157,7 @@ fn make(request: &CreateRequest<'_>, alone: &Solo, wait: bool) -> Result<Created
         Ok(created) => Ok(created),
         Err(why) => {
             // The delete path is the only rollback; the first failure is the one worth telling.
-            let _ = lifecycle::destroy(home);
+            let _ = lifecycle::destroy(home, lifecycle::PATIENCE);
             Err(why)
         }
     }

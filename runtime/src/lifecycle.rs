@@ -20,7 +20,7 @@ use crate::sys::clone::{self, flags};
 pub const DEFAULT_ROOT: &str = "/run/gantry/runtime";
 
 /// How long `delete` waits for the last process of a cgroup to be gone.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What `state` and `list` print: the OCI state, and what runc adds to it.
 #[derive(Clone, Debug, Serialize)]
@@ -159,6 +159,11 @@ fn signal_init(init: Init, signal: i32) -> Result<bool> {
 /// # Errors
 /// `NotFound`, `WrongState`, or `System` with what stayed.
 pub fn delete(root: &Path, id: &str, force: bool) -> Result<()> {
+    delete_within(root, id, force, PATIENCE)
+}
+
+/// As [`delete`], for a caller that has others to serve: it may be asked again, and then goes on where this stopped.
+pub(crate) fn delete_within(root: &Path, id: &str, force: bool, patience: Duration) -> Result<()> {
     let go = || -> Result<()> {
         let home = match Home::lock(root, id) {
             Err(why) if force && why.kind() == Kind::NotFound => return Ok(()),
@@ -168,21 +173,22 @@ pub fn delete(root: &Path, id: &str, force: bool) -> Result<()> {
         if !force {
             status::allow(Op::Delete, found.status)?;
         }
-        destroy(found.home)
+        destroy(found.home, patience)
     };
     go().context(|| format!("delete {id}"))
 }
 
-/// Takes a container apart, in whatever state it is; runs to its end and tells the first failure.
-pub(crate) fn destroy(home: Home) -> Result<()> {
+/// Takes a container apart, in whatever state it is; runs to its end and tells the first failure. Processes have
+/// `patience` to be gone, the first one and then the rest of its cgroup.
+pub(crate) fn destroy(home: Home, patience: Duration) -> Result<()> {
     let (facts, init) = (home.facts()?, home.init()?);
     let Some(facts) = facts else { return home.remove() };
     if let Some(init) = init {
-        end(init)?;
+        end(init, patience)?;
     }
     let cgroup = cgroup(&facts)?;
     let killed = cgroup.kill_all();
-    let deleted = cgroup.delete(PATIENCE);
+    let deleted = cgroup.delete(patience);
     killed.and(deleted)?;
     let list = facts.hooks.as_ref().and_then(|hooks| hooks.poststop().as_deref()).unwrap_or_default();
     let hooked = hooks::told(&facts, Status::Stopped, 0).and_then(|state| hooks::run("poststop", list, &state));
@@ -191,13 +197,13 @@ pub(crate) fn destroy(home: Home) -> Result<()> {
 }
 
 /// Kills the first process and waits until it is gone, or a zombie that its parent has not reaped yet.
-fn end(init: Init) -> Result<()> {
+fn end(init: Init, patience: Duration) -> Result<()> {
     let Ok(pidfd) = clone::pidfd_open(init.pid) else { return Ok(()) };
     if started(init.pid) != Some(init.start) {
         return Ok(());
     }
     let _ = clone::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-    let limit = i32::try_from(PATIENCE.as_millis()).unwrap_or(i32::MAX);
+    let limit = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
     match clone::wait_readable(pidfd.as_fd(), limit).context(|| format!("wait for process {}", init.pid))? {
         true => Ok(()),
         false => Err(Error::new(Kind::System, format!("process {} does not end", init.pid))),

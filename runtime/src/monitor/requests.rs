@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -21,10 +22,11 @@ use super::{exit_path, protocol::Create};
 use crate::cgroup::{Cgroup, Doors};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::Solo;
-use crate::{CreateRequest, Created, ExecRequest, Options, Stdio};
+use crate::{CreateRequest, Created, ExecRequest, Options, Stdio, lifecycle};
 
-/// How long a container that is deleted by force may take to die, in milliseconds.
-const DYING: u16 = 10_000;
+/// How long a container that is deleted may take to die, and the rest of its processes again: meanwhile nobody else is
+/// served. Only what hangs in the kernel takes longer, and whoever asks again finds it dead or dying.
+const DYING: Duration = Duration::from_secs(2);
 
 impl Monitor {
     /// Does what a client asks. `None`: the answer has been sent already.
@@ -193,7 +195,7 @@ impl Monitor {
         let root = self.root.clone();
         let Some((key, container)) = self.find(id) else {
             return match force {
-                true => crate::delete(&root, id, true),
+                true => lifecycle::delete_within(&root, id, true, DYING),
                 false => Err(unknown(id)),
             };
         };
@@ -204,15 +206,15 @@ impl Monitor {
             // One that ends by itself in this moment is as good.
             let killed = crate::kill(&root, id, libc::SIGKILL, true);
             let mut ended = [PollFd::new(container.pidfd.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut ended, PollTimeout::from(DYING)) {
+            match poll(&mut ended, PollTimeout::try_from(DYING).unwrap_or(PollTimeout::ZERO)) {
                 Ok(1..) => self.reap(),
                 _ => {
                     killed?;
-                    return Err(Error::new(Kind::System, format!("{id} does not die of SIGKILL within {DYING} ms")));
+                    return Err(Error::new(Kind::System, format!("{id} does not die of SIGKILL within {DYING:?}")));
                 }
             }
         }
-        crate::delete(&root, id, true)?;
+        lifecycle::delete_within(&root, id, true, DYING)?;
         // Others may still hold its pipes; whatever they have to say is nobody's log any more.
         if let Some(container) = self.containers.remove(&key) {
             let clients = container.attachments.iter().map(|client| (client.connection, None)).collect();
