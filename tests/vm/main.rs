@@ -60,7 +60,8 @@ pub(crate) struct Programs {
 /// Builds the runtime's tests for the static target and asks cargo where they are.
 fn test_programs() -> Result<Programs, String> {
     let target = "x86_64-unknown-linux-musl";
-    let args = ["test", "-p", "gantry-runtime", "--target", target, "--no-run", "--message-format", "json-render-diagnostics"];
+    let args =
+        ["test", "-p", "gantry-runtime", "--target", target, "--no-run", "--message-format", "json-render-diagnostics"];
     let said = tools::output("cargo", &args)?;
     let mut programs = Programs { tests: Vec::new(), others: Vec::new() };
     for line in said.lines().filter(|line| line.starts_with('{')) {
