@@ -42,7 +42,8 @@ pub struct Config {
     /// What Services get their addresses from.
     pub service_cidr: String,
     /// Whether each pod gets the token of its account, the authority and its namespace mounted under
-    /// `/var/run/secrets/kubernetes.io/serviceaccount`, as in Kubernetes. Default no: a pod starts sooner without.
+    /// `/var/run/secrets/kubernetes.io/serviceaccount`, as in Kubernetes. Default yes: the kubelet asks for the token
+    /// while the sandbox is made, so that no pod starts later for it.
     pub account_volumes: bool,
     /// A node that is silent for so long is taken for unreachable.
     pub node_grace_seconds: u64,
@@ -64,7 +65,7 @@ impl Default for Config {
             token_file: None,
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             service_cidr: "10.96.0.0/16".into(),
-            account_volumes: false,
+            account_volumes: true,
             node_grace_seconds: 40,
             scheduler: true,
             controllers: true,
