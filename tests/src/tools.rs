@@ -38,7 +38,7 @@ pub fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)
 }
 
-/// A built program of ours: `GANTRY_BIN_DIR`, else the release build, else the debug build.
+/// A built program of ours: the one in `GANTRY_BIN_DIR`, else whichever build is the newest.
 #[must_use]
 pub fn ours(name: &str) -> Option<PathBuf> {
     let target = target_dir();
@@ -48,7 +48,11 @@ pub fn ours(name: &str) -> Option<PathBuf> {
         "gantry-runtime" => vec![musl.join("runtime"), musl.join("debug")],
         _ => vec![target.join("release"), target.join("debug")],
     };
-    named.into_iter().chain(built).map(|dir| dir.join(name)).find(|path| path.is_file())
+    if let Some(dir) = named {
+        return Some(dir.join(name)).filter(|path| path.is_file());
+    }
+    let age = |path: &PathBuf| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    built.into_iter().map(|dir| dir.join(name)).filter(|path| path.is_file()).max_by_key(age)
 }
 
 /// Whether this process is root.
