@@ -62,7 +62,8 @@ fn call_of(api: &Api, user: Arc<User>, target: &Target, verb: &str, query: &Quer
     let missing = || Error::new(Kind::NotFound, "the server could not find the requested resource");
     let kind = api.kinds.at(&target.group, &target.version, &target.plural).ok_or_else(missing)?;
     if !target.subresource.is_empty() && kind.subresource(&target.subresource).is_none() {
-        return Err(missing());
+        // Details without a name tell kubectl that it is the subresource that is missing, not the object.
+        return Err(missing().about(&kind.group, &kind.plural, ""));
     }
     if !kind.namespaced && !target.namespace.is_empty() {
         return Err(missing());

@@ -46,6 +46,11 @@ pub fn before_update(kind: &Kind, subresource: &str, new: &mut Value, old: &Valu
         "status" => status_only(kind, new, old),
         // The server's own doing: it gives a pod its node and the condition that says so.
         "binding" => {}
+        "ephemeralcontainers" => {
+            let given = std::mem::replace(new, old.clone());
+            copy(&mut new["spec"], &given["spec"], "ephemeralContainers");
+            return;
+        }
         "finalize" => {
             let finalizers = new["spec"]["finalizers"].take();
             *new = old.clone();

@@ -29,7 +29,7 @@ const ROWS: &[Row] = &[
     ("", "v1", "Namespace", "namespaces", "ns", "", false, "create delete get list patch update watch", "finalize status"),
     ("", "v1", "Node", "nodes", "no", "", false, ALL, "proxy status"),
     ("", "v1", "Pod", "pods", "po", "all", true, ALL,
-        "attach binding eviction exec log portforward proxy status"),
+        "attach binding ephemeralcontainers eviction exec log portforward proxy status"),
     ("", "v1", "Secret", "secrets", "", "", true, ALL, ""),
     ("", "v1", "ServiceAccount", "serviceaccounts", "sa", "", true, ALL, "token"),
     ("", "v1", "Service", "services", "svc", "all", true, ALL, "status"),
@@ -55,6 +55,7 @@ const ROWS: &[Row] = &[
 const SUBRESOURCES: &[(&str, &str, &str, &str, &str)] = &[
     ("pods", "attach", "", "PodAttachOptions", "create get"),
     ("pods", "binding", "", "Binding", "create"),
+    ("pods", "ephemeralcontainers", "", "Pod", "get patch update"),
     ("pods", "eviction", "policy/v1", "Eviction", "create"),
     ("pods", "exec", "", "PodExecOptions", "create get"),
     ("pods", "log", "", "Pod", "get"),

@@ -51,6 +51,24 @@ async fn an_eviction_is_a_delete() {
 }
 
 #[tokio::test]
+async fn ephemeral_containers_are_only_added() {
+    let house = House::new("ephemeral").await;
+    let (_, made) = house.json(&format!("POST {PODS}"), &pod("p")).await;
+    let uri = format!("{PODS}/p/ephemeralcontainers");
+    let debugger = json!({"spec": {"ephemeralContainers": [{"name": "dbg", "image": "busybox"}], "nodeName": "n9"}});
+    let (status, changed) = house.patch("strategic-merge", &uri, &debugger).await;
+    assert_eq!(status, 200, "{changed}");
+    assert_eq!(changed["spec"]["ephemeralContainers"][0]["terminationMessagePath"], "/dev/termination-log");
+    assert_eq!(changed["spec"]["containers"], made["spec"]["containers"]);
+    assert!(changed["spec"].get("nodeName").is_none(), "nothing else is written: {changed}");
+    let gone = json!({"spec": {"ephemeralContainers": null}});
+    assert_eq!(house.patch("merge", &uri, &gone).await.0, 422);
+    assert_eq!(house.patch("merge", &format!("{PODS}/p"), &gone).await.0, 422, "not through the pod itself either");
+    let (status, said) = house.json(&format!("GET {PODS}/p/resize"), &Value::Null).await;
+    assert_eq!((status, said["details"]["kind"].as_str()), (404, Some("pods")), "kubectl reads the details: {said}");
+}
+
+#[tokio::test]
 async fn streams_need_a_node() {
     let house = House::new("streams").await;
     house.json(&format!("POST {PODS}"), &pod("p")).await;

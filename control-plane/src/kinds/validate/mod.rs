@@ -1,6 +1,7 @@
 //! Rules that objects must keep, told as kube-apiserver tells them: a path, a reason, a sentence.
 
 mod container;
+mod ephemeral;
 mod meta;
 mod pod;
 mod small;
@@ -26,8 +27,12 @@ pub fn update(kind: &Kind, subresource: &str, new: &Value, old: &Value) -> Vec<C
     let mut check = Check::default();
     meta::check(kind, new, &mut check);
     meta::update(new, old, &mut check);
-    if matches!(subresource, "" | "scale") {
-        by_kind_update(kind, new, old, &mut check);
+    match subresource {
+        "" | "scale" => by_kind_update(kind, new, old, &mut check),
+        "ephemeralcontainers" => {
+            check.inside("spec", |check| ephemeral::update(&new["spec"], &old["spec"], check));
+        }
+        _ => {}
     }
     check.causes
 }

@@ -21,6 +21,9 @@ pub(super) fn spec(spec: &Value, check: &mut Check) {
             container::check(each, &volumes, check);
         });
     }
+    if !form::list(spec, &["ephemeralContainers"]).is_empty() {
+        check.forbidden("ephemeralContainers", "cannot be set on create");
+    }
     check.each("initContainers", form::list(spec, &["initContainers"]), |check, each| {
         check.one_of("restartPolicy", &each["restartPolicy"], &["Always"]);
     });
