@@ -63,6 +63,7 @@ impl fmt::Display for Plan {
                 Action::StopSandbox { id } => writeln!(f, "stop-sandbox {id}")?,
                 Action::Start { name, restarts } => writeln!(f, "start {name} {restarts}")?,
                 Action::Resume { name, id } => writeln!(f, "resume {name} {id}")?,
+                Action::Kill { name, id, why, .. } if why.is_empty() => writeln!(f, "kill {name} {id}")?,
                 Action::Kill { name, id, why, .. } => writeln!(f, "kill {name} {id}: {why}")?,
             }
         }
@@ -330,7 +331,7 @@ fn finish(facts: Facts<'_>, plan: &mut Plan) {
     plan.look_at = None;
     plan.actions.clear();
     for s in facts.view.running() {
-        plan.actions.push(kill(s, "the pod is finished".into(), None));
+        plan.actions.push(kill(s, String::new(), None));
     }
     for s in facts.view.sandboxes.iter().filter(|s| s.ready) {
         plan.actions.push(Action::StopSandbox { id: s.id.clone() });

@@ -176,7 +176,7 @@ fn sidecars_end_with_the_main_containers() {
         .sandbox("s", true)
         .has("side", "+")
         .has("a", "0")
-        .says("kill side side0: the pod is finished\nstop-sandbox s\ndone\n");
+        .says("kill side side0\nstop-sandbox s\ndone\n");
 }
 
 #[test]
@@ -214,10 +214,10 @@ fn deadlines_and_finished_pods_end_everything() {
     c.pod.status = serde_json::from_value(json!({"startTime": "1970-01-01T00:15:50Z"})).expect("status");
     c.says("look 1010\n");
     c.now = 1010;
-    c.says("kill a a0: the pod is finished\nstop-sandbox s\ndone\n");
+    c.says("kill a a0\nstop-sandbox s\ndone\n");
     c.now = 1000;
     c.pod.status = serde_json::from_value(json!({"phase": "Succeeded"})).expect("status");
-    c.says("kill a a0: the pod is finished\nstop-sandbox s\ndone\n");
+    c.says("kill a a0\nstop-sandbox s\ndone\n");
     two("Always").sandbox("s", false).says("sandbox 1\nstart a 0\nstart b 0\n");
 }
 

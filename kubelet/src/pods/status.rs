@@ -26,6 +26,9 @@ pub(crate) struct Around {
     pub ending: bool,
 }
 
+/// What is said of a pod that ran for longer than activeDeadlineSeconds; upstream's words.
+pub(super) const OVERDUE: &str = "Pod was active on the node longer than the specified deadline";
+
 /// The whole status, as it should be in the API.
 pub(crate) fn compute(facts: Facts<'_>, plan: &Plan, around: &Around) -> PodStatus {
     let old = facts.pod.status.clone().unwrap_or_default();
@@ -50,7 +53,7 @@ pub(crate) fn compute(facts: Facts<'_>, plan: &Plan, around: &Around) -> PodStat
     {
         phase = "Failed";
         reason = Some("DeadlineExceeded".into());
-        message = Some("Pod was active on the node longer than the specified deadline".into());
+        message = Some(OVERDUE.into());
     }
     // Succeeded and Failed are final: not said while anything still runs.
     if matches!(phase, "Succeeded" | "Failed")

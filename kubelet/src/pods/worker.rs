@@ -72,6 +72,7 @@ pub(crate) struct Worker {
     volumes_stale: bool,
     /// The pod is finished and what it does not need any more was given back.
     released: bool,
+    told_deadline: bool,
 }
 
 enum Happened {
@@ -109,6 +110,7 @@ impl Worker {
             // A kubelet that was restarted does not know when the tokens of its pods run out.
             volumes_stale: true,
             released: false,
+            told_deadline: false,
             verdicts,
             pod,
             inputs,
@@ -194,6 +196,7 @@ impl Worker {
         }
         self.say(&plan, false);
         self.note_back_off(&plan);
+        self.note_deadline(&plan);
         if plan.done && plan.actions.is_empty() && self.job.is_empty() && !self.released {
             self.release();
         }
@@ -250,6 +253,15 @@ impl Worker {
         shown.status = Some(status.clone());
         self.inputs.shown.send_replace(Arc::new(shown));
         self.writer.want(status);
+    }
+
+    /// An event when the pod's time is up.
+    fn note_deadline(&mut self, plan: &Plan) {
+        let passed = actions::deadline(&self.pod).is_some_and(|at| at <= self.shared.clock.now());
+        if plan.done && passed && !pod::is_finished(&self.pod) && !self.told_deadline {
+            self.told_deadline = true;
+            self.shared.events.pod(&self.pod, None, Severity::Normal, "DeadlineExceeded", status::OVERDUE.into());
+        }
     }
 
     /// A BackOff event when a container begins to wait.
