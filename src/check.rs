@@ -135,13 +135,8 @@ fn judge(host: &Host) -> Vec<Finding> {
     let mut add = |what, need, have, lost| findings.push(Finding { what, need, have, lost });
     let driver = |symbol: &str, module: &str| host.symbols.contains(symbol) || host.modules.contains(module);
     add("root", Must, host.root, "containers at all: run as root");
-    add(
-        "kernel 5.10 or newer",
-        Must,
-        host.kernel >= (5, 10),
-        "openat2, clone3 and pidfds, which the runtime is built on",
-    );
-    add("kernel 5.12 (mount_setattr)", May, host.kernel >= (5, 12), "recursive read-only and id-mapped mounts");
+    let runtime = "openat2, clone3, pidfds and mounts by descriptor, which the runtime is built on";
+    add("kernel 5.12 or newer", Must, host.kernel >= (5, 12), runtime);
     add(
         "kernel 5.14 (cgroup.kill)",
         May,

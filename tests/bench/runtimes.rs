@@ -19,6 +19,13 @@ struct Runtime {
     root: PathBuf,
 }
 
+impl Runtime {
+    /// A container's name that is this contestant's alone: by default it is the name of the cgroup, too.
+    fn id(&self, what: &str) -> String {
+        format!("gantry-bench-{what}-{}", self.name)
+    }
+}
+
 /// Measures and prints the rows of the runtime.
 ///
 /// # Errors
@@ -49,18 +56,23 @@ fn rows(dir: &Path) -> Result<(), String> {
     row("run /bin/true after 250 ms idle", COLD, IDLE, &mut turns(&all, |r| run(r, &plain)))?;
     row("create + start + exit + delete", HOT / 2, Duration::ZERO, &mut turns(&all, |r| lifecycle(r, &plain)))?;
     for runtime in &all {
-        call(runtime, &["run", "--detach", "--bundle", &text(&sleeper), "sleeper"])?;
+        call(runtime, &["run", "--detach", "--bundle", &text(&sleeper), &runtime.id("sleeper")])?;
     }
-    row("exec /bin/true, hot", HOT, Duration::ZERO, &mut turns(&all, |r| call(r, &["exec", "sleeper", "/bin/true"])))?;
+    row(
+        "exec /bin/true, hot",
+        HOT,
+        Duration::ZERO,
+        &mut turns(&all, |r| call(r, &["exec", &r.id("sleeper"), "/bin/true"])),
+    )?;
     row(
         "exec /bin/true after 250 ms idle",
         COLD,
         IDLE,
-        &mut turns(&all, |r| call(r, &["exec", "sleeper", "/bin/true"])),
+        &mut turns(&all, |r| call(r, &["exec", &r.id("sleeper"), "/bin/true"])),
     )?;
-    row("state", HOT, Duration::ZERO, &mut turns(&all, |r| call(r, &["state", "sleeper"])))?;
+    row("state", HOT, Duration::ZERO, &mut turns(&all, |r| call(r, &["state", &r.id("sleeper")])))?;
     for runtime in &all {
-        call(runtime, &["delete", "--force", "sleeper"])?;
+        call(runtime, &["delete", "--force", &runtime.id("sleeper")])?;
     }
     println!();
     Ok(())
@@ -79,14 +91,14 @@ fn text(path: &Path) -> String {
 }
 
 fn run(runtime: &Runtime, bundle: &Path) -> Result<(), String> {
-    call(runtime, &["run", "--bundle", &text(bundle), "bench-run"])
+    call(runtime, &["run", "--bundle", &text(bundle), &runtime.id("run")])
 }
 
 fn lifecycle(runtime: &Runtime, bundle: &Path) -> Result<(), String> {
-    call(runtime, &["create", "--bundle", &text(bundle), "bench-life"])?;
-    call(runtime, &["start", "bench-life"])?;
+    call(runtime, &["create", "--bundle", &text(bundle), &runtime.id("life")])?;
+    call(runtime, &["start", &runtime.id("life")])?;
     // Deleting needs the end of `/bin/true`: forced, so that no contestant waits for it in a loop of its own.
-    call(runtime, &["delete", "--force", "bench-life"])
+    call(runtime, &["delete", "--force", &runtime.id("life")])
 }
 
 fn call(runtime: &Runtime, args: &[&str]) -> Result<(), String> {
