@@ -21,8 +21,7 @@ pub(super) fn update(new: &Value, old: &Value, check: &mut Check) {
             check.forbidden(LIST, &format!("existing ephemeral containers {:?} may not be removed", [name(each)]));
         }
     }
-    let volumes: HashSet<&str> =
-        form::list(new, &["volumes"]).iter().map(|v| form::text(v, &["name"])).collect();
+    let volumes: HashSet<&str> = form::list(new, &["volumes"]).iter().map(|v| form::text(v, &["name"])).collect();
     let others: Vec<&Value> =
         ["initContainers", "containers"].iter().flat_map(|field| form::list(new, &[field])).collect();
     let mut names: HashSet<&str> = others.iter().map(|c| form::text(c, &["name"])).collect();
