@@ -167,7 +167,7 @@ async fn places(node: &Node, pod: &Pod, record: &PodRecord, config: &ContainerCo
     let own = |there: bool, name: &str| there.then(|| pod.netns.join(name));
     let own_ipc = record.namespaces().ipc() != NamespaceMode::Node;
     let pid = match wanted.pid() {
-        NamespaceMode::Pod => Some(pod.monitor.pause(&pods::cgroup(node, record)).await?),
+        NamespaceMode::Pod => Some(pod.monitor.pause(&pods::pause_cgroup(node, record)).await?),
         NamespaceMode::Target => Some(target(node, pod, &wanted.target_id).await?),
         NamespaceMode::Container | NamespaceMode::Node => None,
     };

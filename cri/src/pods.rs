@@ -209,18 +209,32 @@ pub async fn remove(node: &Arc<Node>, pod: &Arc<Pod>) -> Result<()> {
 
 /// The cgroup that belongs to the pod as such; below the parent that was named, or, with none named, the parent itself.
 pub fn cgroup(node: &Node, record: &PodRecord) -> String {
-    let parent = record.config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
-    let parent = if parent.is_empty() { node.config.cgroup_root.as_str() } else { parent };
+    let parent = match cgroup_parent(record) {
+        "" => node.config.cgroup_root.as_str(),
+        parent => parent,
+    };
     format!("{}/{}", parent.trim_end_matches('/'), record.id)
 }
 
 /// The cgroup of a container: beside the pod's own below a parent that was named, else within it.
 pub fn container_cgroup(node: &Node, record: &PodRecord, container: &str) -> String {
-    let parent = record.config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
-    match parent {
+    match cgroup_parent(record) {
         "" => format!("{}/{container}", cgroup(node, record)),
         parent => format!("{}/{container}", parent.trim_end_matches('/')),
     }
+}
+
+/// The cgroup of the process that holds a shared PID namespace: never one with cgroups below it, since version 2
+/// refuses processes there (EBUSY; "no internal processes" of cgroups(7)).
+pub fn pause_cgroup(node: &Node, record: &PodRecord) -> String {
+    match cgroup_parent(record) {
+        "" => container_cgroup(node, record, "pause"),
+        _ => cgroup(node, record),
+    }
+}
+
+fn cgroup_parent(record: &PodRecord) -> &str {
+    record.config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default()
 }
 
 /// Removes a cgroup of ours in every tree. Idempotent.

@@ -1,4 +1,7 @@
 //! The process of a shared PID namespace: it is its first, reaps what is left to it, and ends on request.
+//!
+//! It says [`Word::Ready`] once it stands in its cgroup. Before that nothing may be born into its namespace: were it to
+//! fail, the kernel would kill its whole namespace with it (pid_namespaces(7)), and nobody could say why.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -8,9 +11,10 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::cgroup::Doors;
-use crate::error::{Context, Result};
-use crate::sys::clone::{Side, clone3, flags, pidfd_send_signal};
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::clone::{self, Reap, Side, clone3, flags, pidfd_send_signal};
 use crate::sys::{Solo, process};
+use crate::talk::{self, End, Word};
 
 /// A running pause process; it outlives its monitor, as the containers in its namespace do.
 #[derive(Debug)]
@@ -20,12 +24,22 @@ pub(super) struct Pause {
 }
 
 impl Pause {
-    /// Clones one into a new PID namespace; it enters the cgroup by itself.
+    /// Clones one into a new PID namespace; it enters the cgroup by itself, and has done so when this returns.
     pub(super) fn start(doors: &Doors) -> Result<Self> {
         let alone = Solo::prove()?;
-        match clone3(&alone, flags::PID, None).context(|| "clone the pause process")? {
-            Side::Parent(pid, pidfd) => Ok(Self { pid, pidfd }),
-            Side::Child => hold(doors),
+        let (ours, theirs) = talk::pair()?;
+        let (pid, pidfd) = match clone3(&alone, flags::PID, None).context(|| "clone the pause process")? {
+            Side::Parent(pid, pidfd) => (pid, pidfd),
+            Side::Child => hold(doors, &theirs),
+        };
+        drop(theirs);
+        match listen(&ours) {
+            Ok(()) => Ok(Self { pid, pidfd }),
+            Err(why) => {
+                let _ = pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+                let _ = clone::wait(pidfd.as_fd(), Reap::Yes);
+                Err(why)
+            }
         }
     }
 
@@ -36,18 +50,29 @@ impl Pause {
     }
 }
 
+/// Waits until the pause process is in its place.
+fn listen(talk: &End) -> Result<()> {
+    match talk.hear().context(|| "hear from the pause process")? {
+        Some((Word::Ready, _)) => Ok(()),
+        Some((Word::Failed(_, errno), _)) => Err(Error::system("put the pause process into its cgroup", errno)),
+        other => Err(Error::new(Kind::System, format!("the pause process ended before it was ready ({other:?})"))),
+    }
+}
+
 /// The life of the pause process. It keeps nothing of its monitor's open, or a client would wait for ends that never
 /// come.
-fn hold(doors: &Doors) -> ! {
-    for door in doors.procs.iter().chain(&doors.unified_procs) {
-        if crate::sys::fs::write_once(door.as_fd(), b"0").is_err() {
+fn hold(doors: &Doors, talk: &End) -> ! {
+    for (at, door) in (0..).zip(doors.procs.iter().chain(&doors.unified_procs)) {
+        if let Err(errno) = crate::sys::fs::write_once(door.as_fd(), b"0") {
+            // The monitor may be gone; then nobody is left to be told.
+            let _ = talk.say(Word::Failed(at, errno));
             process::leave(1);
         }
     }
     process::reset_signals();
     // Containers share its namespace; its memory is the monitor's.
     let _ = process::set_dumpable(false);
-    if process::close_from(0).is_err() {
+    if talk.say(Word::Ready).is_err() || process::close_from(0).is_err() {
         process::leave(1);
     }
     let _ = nix::sys::prctl::set_name(c"pause");
