@@ -244,9 +244,10 @@ fn start_inits(facts: Facts<'_>, sandbox: &str, plan: &mut Plan) -> bool {
     true
 }
 
-/// Whether the startup probe, if any, passed.
+/// Whether the postStart hook, if any, has ended and the startup probe, if any, passed.
 pub(crate) fn is_started(facts: Facts<'_>, c: &Container, s: &Seen) -> bool {
-    c.startup_probe.is_none() || facts.memory.health.get(&s.id).and_then(|h| h.started) == Some(true)
+    let probed = || facts.memory.health.get(&s.id).and_then(|h| h.started) == Some(true);
+    !facts.memory.hooked.contains(&s.id) && (c.startup_probe.is_none() || probed())
 }
 
 fn start_mains(facts: Facts<'_>, plan: &mut Plan) {

@@ -31,6 +31,8 @@ pub(crate) enum News {
     Failed { name: String, reason: &'static str, message: String },
     /// The container runs.
     Started { name: String },
+    /// The container's postStart hook is about to run, or has ended.
+    Hook { id: String, runs: bool },
     /// Volumes are ready; tokens among them are to be renewed at that time.
     Volumes(Volumes),
 }
@@ -261,19 +263,26 @@ impl Job {
     }
 
     async fn start(&self, c: &Container, id: &str, ip: Option<&str>) {
+        let hook = c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref());
+        // Told before the start: nobody may see the container as running without its hook.
+        if hook.is_some() {
+            self.tell(News::Hook { id: id.to_string(), runs: true });
+        }
         let start = self.shared.cri.start_container(id);
         if let Err(why) = self.shared.timings.stage(&self.pod, Stage::Start, start).await {
             self.event(&c.name, Severity::Warning, "Failed", format!("Error: {why}"));
+            self.tell(News::Hook { id: id.to_string(), runs: false });
             return self.failed(&c.name, "RunContainerError", why.to_string());
         }
         self.event(&c.name, Severity::Normal, "Started", format!("Started container {}", c.name));
         self.tell(News::Started { name: c.name.clone() });
-        let Some(hook) = c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return };
+        let Some(hook) = hook else { return };
         let limit = std::time::Duration::from_secs(24 * 3600);
         let ran = tokio::select! {
             ran = super::hooks::run(&self.shared, c, id, ip, hook, limit) => ran,
             () = self.stop.cancelled() => return,
         };
+        self.tell(News::Hook { id: id.to_string(), runs: false });
         if let Err(why) = ran {
             self.event(&c.name, Severity::Warning, "FailedPostStartHook", format!("PostStartHook failed: {why}"));
             self.event(&c.name, Severity::Normal, "Killing", "FailedPostStartHook".into());

@@ -2,7 +2,7 @@
 //! start failed, probe results. Lost with the process, as upstream's is; a restarted kubelet starts at the
 //! shortest delays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -74,6 +74,8 @@ pub(crate) struct Memory {
     pub failures: BTreeMap<String, Failure>,
     /// By container id.
     pub health: BTreeMap<String, Health>,
+    /// Ids of containers whose postStart hook has not ended: to the API these are still being created.
+    pub hooked: BTreeSet<String>,
     /// Why the kubelet ends this pod: reason and message.
     pub ended: Option<(String, String)>,
 }

@@ -175,6 +175,9 @@ fn container(
         waiting(reason, "")
     };
     let (state, last_state) = match newest {
+        Some(s) if facts.memory.hooked.contains(&s.id) && s.state != State::Exited => {
+            (starting(), last(before).or_else(old_last))
+        }
         Some(s) if s.state == State::Running => (running(s), last(before).or_else(old_last)),
         Some(s) if s.state == State::Exited => match held.filter(|_| !around.ending) {
             Some(w) => (waiting(w.reason, &w.message), last(newest)),

@@ -160,6 +160,15 @@ fn what_the_runtime_lost_is_taken_from_the_api() {
 }
 
 #[test]
+fn a_container_runs_when_its_post_start_hook_has_ended() {
+    let mut s = scene(one("Always"), json!({}), vec![seen("a", "1", State::Running, 0)]);
+    s.memory.hooked.insert("1".into());
+    s.says("Pending | a ContainerCreating last=- | PodReadyToStartContainers,Initialized,PodScheduled");
+    s.memory.hooked.clear();
+    assert_eq!(s.status().phase.as_deref(), Some("Running"));
+}
+
+#[test]
 fn a_deadline_fails_the_pod_once_nothing_runs() {
     let mut spec = one("Always");
     spec["activeDeadlineSeconds"] = 10.into();

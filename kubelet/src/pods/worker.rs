@@ -243,7 +243,7 @@ impl Worker {
     pub(super) fn say(&mut self, plan: &Plan, ending: bool) {
         let around = Around { runtime: self.shared.node.runtime_name(), node_ips: self.shared.node.ips(), ending };
         let status = status::compute(self.facts(), plan, &around);
-        self.probes.sync(&self.pod, &self.view, &self.memory.health, ending);
+        self.probes.sync(&self.pod, &self.view, &self.memory, ending);
         let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
         if ready && !self.is_ready {
             self.shared.timings.ready(&self.pod);
@@ -348,6 +348,8 @@ impl Worker {
                 self.memory.failures.remove("");
                 self.unseen = true;
             }
+            News::Hook { id, runs: true } => drop(self.memory.hooked.insert(id)),
+            News::Hook { id, runs: false } => drop(self.memory.hooked.remove(&id)),
             News::Volumes(volumes) => self.renew_at = volumes.renew_at,
         }
     }
@@ -403,6 +405,7 @@ impl Worker {
     async fn end(mut self) {
         self.stop.cancel();
         while self.job.join_next().await.is_some() {}
+        self.memory.hooked.clear();
         ending::run(self).await;
     }
 }

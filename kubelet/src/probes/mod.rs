@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::api::events::Severity;
 use crate::clock::{self, plus};
 use crate::pod;
-use crate::pods::memory::Health;
+use crate::pods::memory::{Health, Memory};
 use crate::pods::seen::{State, View};
 use crate::shared::Shared;
 use check::Spot;
@@ -128,20 +128,15 @@ impl Probes {
     }
 
     /// Starts the probes that should run and ends those that should not.
-    pub(crate) fn sync(
-        &mut self,
-        of: &Arc<Pod>,
-        view: &View,
-        health: &std::collections::BTreeMap<String, Health>,
-        ending: bool,
-    ) {
+    pub(crate) fn sync(&mut self, of: &Arc<Pod>, view: &View, memory: &Memory, ending: bool) {
         let mut wanted: Vec<((String, What), Container, i64)> = Vec::new();
         for (role, c) in pod::ordered(of) {
             let Some(seen) = view.newest(&c.name).filter(|s| s.state == State::Running) else { continue };
-            if role == pod::Role::Init {
+            if role == pod::Role::Init || memory.hooked.contains(&seen.id) {
                 continue;
             }
-            let started = c.startup_probe.is_none() || health.get(&seen.id).and_then(|h| h.started) == Some(true);
+            let started =
+                c.startup_probe.is_none() || memory.health.get(&seen.id).and_then(|h| h.started) == Some(true);
             for what in [What::Startup, What::Liveness, What::Readiness] {
                 let now = if what == What::Startup { !started } else { started };
                 // A pod that ends is still probed for readiness, as upstream does, but not killed for its health.
