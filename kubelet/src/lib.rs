@@ -41,4 +41,4 @@ mod wire;
 
 pub use config::{Config, TaintConfig};
 pub use error::{Error, Kind, Result};
-pub use run::run;
+pub use run::{dismantle, run};

@@ -81,6 +81,15 @@ pub(crate) async fn start(config: Config, clock: Clock, shutdown: CancellationTo
     Ok(())
 }
 
+/// Unmounts and removes the volumes of all pods below the kubelet's root directory, `Config::root_dir`: what a node
+/// that goes for good has to do after its pods were removed from the runtime. No kubelet may run meanwhile.
+///
+/// # Errors
+/// `Kind::Pod` where something stays mounted, `Kind::Io` where a file cannot be removed.
+pub fn dismantle(root_dir: &std::path::Path) -> Result<()> {
+    crate::volumes::tear_down_all(root_dir)
+}
+
 fn listen(config: &mut Config) -> Result<TcpListener> {
     let listener = match config.listener.take() {
         Some(given) => given,

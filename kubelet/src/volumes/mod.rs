@@ -197,6 +197,11 @@ pub(crate) fn tear_down(root: &Path, uid: &str) -> Result<()> {
     remove(&checked(root, uid)?)
 }
 
+/// Unmounts and removes everything of every pod under `root`, when the node goes and its pods are gone.
+pub(crate) fn tear_down_all(root: &Path) -> Result<()> {
+    remove(&root.join("pods"))
+}
+
 fn checked(root: &Path, uid: &str) -> Result<PathBuf> {
     if uid.is_empty() || uid.contains('/') || uid.starts_with('.') {
         return Err(Error::pod(format!("pod uid {uid:?} is no name of a directory")));

@@ -20,6 +20,13 @@ fn an_empty_dir_is_open_to_all_and_taken_down() {
     assert!(path.join("f").exists(), "a second set-up keeps what is there");
     tear_down(dir.path(), "u").expect("down");
     assert!(!pod_dir(dir.path(), "u").exists());
+    for uid in ["u", "w"] {
+        make(dir.path(), uid, &volume(json!({"name": "m", "emptyDir": {"medium": "Memory"}})), None, None)
+            .expect("memory");
+    }
+    tear_down_all(dir.path()).expect("all down");
+    assert!(mounts_below(dir.path()).is_empty() && !dir.path().join("pods").exists());
+    tear_down_all(dir.path()).expect("nothing is there any more");
     assert!(tear_down(dir.path(), "../etc").is_err());
     assert!(tear_down(dir.path(), "").is_err());
 }
