@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub node_ip: Option<IpAddr>,
     /// Where the API server listens.
     pub api_address: SocketAddr,
+    /// A file of static bearer tokens for the API, `token,user,uid[,"groups"]` a line; none by default.
+    pub token_file: Option<PathBuf>,
     /// Where the kubelet's HTTPS API listens.
     pub kubelet_address: SocketAddr,
     /// The range of the pods' addresses.
@@ -59,6 +61,7 @@ impl Default for Config {
             node_name: host_name(),
             node_ip: None,
             api_address: (Ipv4Addr::LOCALHOST, 6443).into(),
+            token_file: None,
             kubelet_address: (Ipv4Addr::UNSPECIFIED, 10250).into(),
             pod_cidr: "10.244.0.0/24".into(),
             bridge: "gantry0".into(),

@@ -132,6 +132,7 @@ fn control_plane(config: &Config, listeners: Vec<TcpListener>) -> gantry_control
         names: names(config),
         admin_kubeconfig: Some(config.admin_kubeconfig()),
         server_url: server_url(config),
+        token_file: config.token_file.clone(),
         ..gantry_control_plane::Config::default()
     }
 }

@@ -33,7 +33,8 @@ pub(crate) fn run(config: &Config) -> Result<ExitCode, String> {
     private_network::release(&config.run_dir)?;
     let removed = removed?;
     dismantled.map_err(|why| format!("take down the pod network: {why}"))?;
-    println!("the node is down; {removed} pods were removed");
+    remove_run_dir(&config.run_dir)?;
+    println!("the node is down; pods removed: {removed}");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -92,6 +93,16 @@ async fn connect(socket: &Path) -> Result<Client, String> {
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
+}
+
+/// Removes sockets, locks and empty directories; nothing, where something is still mounted below.
+fn remove_run_dir(dir: &Path) -> Result<(), String> {
+    let below = format!("{}/", dir.display());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|why| format!("read the mounts: {why}"))?;
+    if let Some(mount) = mounts.split_whitespace().find(|word| word.starts_with(&below)) {
+        return Err(format!("{mount} is still mounted; unmount it, then run this again"));
+    }
+    fs::remove_dir_all(dir).map_err(|why| format!("remove {}: {why}", dir.display()))
 }
 
 /// Removes the groups that the kubelet made, deepest first. One that is in use stays: it is not ours then.
