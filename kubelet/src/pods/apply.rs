@@ -282,7 +282,6 @@ impl Job {
             ran = super::hooks::run(&self.shared, c, id, ip, hook, limit) => ran,
             () = self.stop.cancelled() => return,
         };
-        self.tell(News::Hook { id: id.to_string(), runs: false });
         if let Err(why) = ran {
             self.event(&c.name, Severity::Warning, "FailedPostStartHook", format!("PostStartHook failed: {why}"));
             self.event(&c.name, Severity::Normal, "Killing", "FailedPostStartHook".into());
@@ -291,6 +290,8 @@ impl Job {
             }
             self.tell(News::Look);
         }
+        // Only now: a container whose hook failed is never seen as running.
+        self.tell(News::Hook { id: id.to_string(), runs: false });
     }
 }
 
