@@ -28,10 +28,6 @@ pub struct Config {
     pub pod_cidr: String,
     /// Name of the built-in network's bridge, at most 15 bytes.
     pub bridge: String,
-    /// Where CNI configuration is looked for.
-    pub cni_config_dir: PathBuf,
-    /// Where CNI plugins are.
-    pub cni_bin_dir: PathBuf,
     /// Where exec, attach and port-forward connections are taken. Loopback only.
     pub streaming_address: SocketAddr,
     /// What a container gets that names no seccomp profile.
@@ -63,8 +59,6 @@ impl Default for Config {
             cgroup_root: "/gantry".into(),
             pod_cidr: "10.88.0.0/16".into(),
             bridge: "gantry0".into(),
-            cni_config_dir: "/etc/cni/net.d".into(),
-            cni_bin_dir: "/opt/cni/bin".into(),
             streaming_address: SocketAddr::from(([127, 0, 0, 1], 0)),
             default_seccomp: DefaultSeccomp::default(),
             fault: None,
@@ -107,8 +101,6 @@ impl Config {
             ("root", &self.root),
             ("run", &self.run),
             ("images_root", &self.images_root),
-            ("cni_config_dir", &self.cni_config_dir),
-            ("cni_bin_dir", &self.cni_bin_dir),
         ]
         .into_iter()
         .chain(self.runtime_binary.as_deref().map(|path| ("runtime_binary", path)))

@@ -39,9 +39,7 @@ pub async fn create(
     let pod = node.pod(pod)?;
     let _open = pod.gate.read().await;
     let of_pod = pods::ready(&pod)?;
-    if config.metadata.as_ref().is_none_or(|meta| meta.name.is_empty()) {
-        return Err(Error::new(Kind::Invalid, "config.metadata: needs a name"));
-    }
+    check(&config)?;
     let name = config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
     let image = node.images.image(&name).ok_or_else(|| Error::not_found("image", &name))?;
     let mut record = ContainerRecord::new(&new_id()?, &pod.id, config, now());
@@ -60,6 +58,22 @@ pub async fn create(
             let name = container.record.get().name();
             Err(why.within(format!("create container {name}")))
         }
+    }
+}
+
+/// Refuses what cannot be, before anything is made.
+fn check(config: &ContainerConfig) -> Result<()> {
+    if config.metadata.as_ref().is_none_or(|meta| meta.name.is_empty()) {
+        return Err(Error::new(Kind::Invalid, "config.metadata: needs a name"));
+    }
+    // A container that silently lacks the device that it was placed here for would be worse.
+    match config.cdi_devices.first() {
+        Some(device) => {
+            let what =
+                format!("CDI_devices: {:?}: devices of the Container Device Interface are not supported", device.name);
+            Err(Error::new(Kind::Invalid, what))
+        }
+        None => Ok(()),
     }
 }
 
@@ -370,7 +384,21 @@ pub fn running(node: &Node, id: &str) -> Result<Arc<Container>> {
 
 #[cfg(test)]
 mod tests {
+    use gantry_cri_api::{CdiDevice, ContainerMetadata};
+
     use super::*;
+
+    #[test]
+    fn what_cannot_be_is_refused_before_anything_is_made() {
+        let metadata = ContainerMetadata { name: "web".into(), attempt: 0 };
+        let good = ContainerConfig { metadata: Some(metadata), ..Default::default() };
+        check(&good).unwrap();
+        assert!(check(&ContainerConfig::default()).is_err());
+        let device = CdiDevice { name: "vendor.example/gpu=0".into() };
+        let why = check(&ContainerConfig { cdi_devices: vec![device], ..good }).unwrap_err();
+        assert_eq!(why.kind(), Kind::Invalid);
+        assert!(why.to_string().contains("vendor.example/gpu=0"), "{why}");
+    }
 
     #[test]
     fn a_log_stays_in_the_log_directory() {
