@@ -118,6 +118,13 @@ fn a_deployment_is_scaled_and_rolled_out() {
     node.kubectl(&["set", "env", "deployment/web", "COLOUR=blue"]);
     node.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
     assert_eq!(node.kubectl(&["get", "replicasets", "--no-headers"]).lines().count(), 2);
+    let colour = r#"jsonpath={.spec.template.spec.containers[0].env[*].value}"#;
+    node.kubectl(&["rollout", "undo", "deployment/web"]);
+    assert_eq!(node.kubectl(&["get", "deployment", "web", "-o", colour]), "");
+    node.kubectl(&["rollout", "pause", "deployment/web"]);
+    node.kubectl(&["rollout", "resume", "deployment/web"]);
+    node.kubectl(&["rollout", "restart", "deployment/web"]);
+    node.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
     node.kubectl(&["delete", "deployment", "web"]);
     node.until("no pod to be left", |n| n.kubectl(&["get", "pods", "--no-headers"]).trim().is_empty());
 }
@@ -221,4 +228,253 @@ fn graceful_deletion_waits_for_the_container_and_no_longer() {
         start.elapsed()
     );
     assert!(node.try_kubectl(&["get", "pod", "polite"]).is_none());
+}
+
+/// Runs kubectl with something to read, as in a pipe.
+fn talk(house: &House, args: &[&str], input: &str) -> std::process::Output {
+    use std::io::Write;
+    let mut child = Command::new("kubectl")
+        .arg("--kubeconfig")
+        .arg(house.path("etc/admin.kubeconfig"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // kubectl may end without reading: then its exit code tells.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+/// A pod with one of everything that is mounted, set or run for a container.
+const WHOLE: &str = r#"apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data: {colour: blue, file.txt: "a line\n"}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: key}
+stringData: {word: xyzzy}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: whole, labels: {app: whole}}
+spec:
+  terminationGracePeriodSeconds: 1
+  hostAliases: [{ip: 192.0.2.9, hostnames: [far.example]}]
+  securityContext: {fsGroup: 3000}
+  initContainers:
+  - {name: first, image: IMAGE, command: [sh, -c, "echo first >> /scratch/order"], volumeMounts: &scratch [{name: scratch, mountPath: /scratch}]}
+  - {name: side, image: IMAGE, restartPolicy: Always, command: [sh, -c, "echo side >> /scratch/order; sleep 3600"], volumeMounts: *scratch, startupProbe: {exec: {command: [grep, side, /scratch/order]}, periodSeconds: 1}}
+  - {name: second, image: IMAGE, command: [sh, -c, "echo second >> /scratch/order"], volumeMounts: *scratch}
+  containers:
+  - name: main
+    image: IMAGE
+    command: [sleep, "3600"]
+    securityContext: {runAsUser: 1000, runAsGroup: 2000, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
+    env:
+    - {name: WORD, valueFrom: {secretKeyRef: {name: key, key: word}}}
+    - {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+    - {name: BOTH, value: "$(WORD)-$(NODE)"}
+    - {name: LIMIT, valueFrom: {resourceFieldRef: {resource: limits.memory}}}
+    envFrom: [{configMapRef: {name: settings}, prefix: SET_}]
+    resources: {limits: {memory: 64Mi}}
+    lifecycle:
+      postStart: {exec: {command: [sh, -c, "sleep 0.5; echo hook > /scratch/hook"]}}
+      preStop: {exec: {command: [sh, -c, "echo bye > /host/farewell"]}}
+    volumeMounts:
+    - {name: scratch, mountPath: /scratch}
+    - {name: settings, mountPath: /settings}
+    - {name: settings, mountPath: /one.txt, subPath: file.txt}
+    - {name: key, mountPath: /key}
+    - {name: about, mountPath: /about}
+    - {name: host, mountPath: /host}
+    - {name: account, mountPath: /var/run/secrets/kubernetes.io/serviceaccount}
+  volumes:
+  - {name: scratch, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
+  - {name: settings, configMap: {name: settings}}
+  - {name: key, secret: {secretName: key, defaultMode: 0440}}
+  - {name: about, downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}]}}
+  - {name: host, hostPath: {path: HOST, type: Directory}}
+  - name: account
+    projected:
+      sources:
+      - serviceAccountToken: {path: token, expirationSeconds: 3600}
+      - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
+      - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
+"#;
+
+#[test]
+fn a_pod_has_what_its_spec_says() {
+    let Some((house, node)) = node("whole") else { return };
+    let host = house.path("shared");
+    fs::create_dir(&host).unwrap();
+    fs::set_permissions(&host, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    node.apply(&WHOLE.replace("IMAGE", image::NAME).replace("HOST", &host.display().to_string()));
+    node.until_ready("whole");
+    let inside = |script: &str| node.kubectl(&["exec", "whole", "-c", "main", "--", "sh", "-c", script]);
+    let table = [
+        ("cat /scratch/order /scratch/hook", "first\nside\nsecond\nhook\n"),
+        ("echo $WORD $NODE $BOTH $SET_colour $LIMIT", "xyzzy node-1 xyzzy-node-1 blue 67108864\n"),
+        ("cat /settings/colour /one.txt /key/word /about/labels", "bluea line\nxyzzyapp=\"whole\""),
+        ("grep far.example /etc/hosts", "192.0.2.9\tfar.example\n"),
+        ("id -u; id -g; id -G", "1000\n2000\n2000 3000\n"),
+        ("touch /new 2>/dev/null || echo refused", "refused\n"),
+        ("grep CapBnd /proc/self/status", "CapBnd:\t0000000000000000\n"),
+        ("dd if=/dev/zero of=/scratch/much bs=1k count=2k 2>/dev/null || echo full; rm /scratch/much", "full\n"),
+    ];
+    for (script, expected) in table {
+        assert_eq!(inside(script), expected, "{script}");
+    }
+    the_account_is_known(&house, &node, &inside);
+    node.kubectl(&["patch", "configmap", "settings", "-p", r#"{"data":{"colour":"red"}}"#]);
+    node.until("the new colour in the volume", |_| inside("cat /settings/colour") == "red");
+    node.kubectl(&["delete", "pod", "whole"]);
+    assert_eq!(fs::read_to_string(host.join("farewell")).unwrap(), "bye\n", "what preStop wrote");
+}
+
+/// The pod's token, authority and namespace are those of its account, as the API server says.
+fn the_account_is_known(house: &House, node: &Node, inside: &dyn Fn(&str) -> String) {
+    let dir = "/var/run/secrets/kubernetes.io/serviceaccount";
+    assert_eq!(inside(&format!("cat {dir}/namespace")), "default");
+    let (authority, cache) = (house.path("pod-ca.crt"), house.path("pod-cache").display().to_string());
+    fs::write(&authority, inside(&format!("cat {dir}/ca.crt"))).unwrap();
+    let token = inside(&format!("cat {dir}/token"));
+    let config = fs::read_to_string(house.path("etc/admin.kubeconfig")).unwrap();
+    let server = config.lines().find_map(|line| line.trim().strip_prefix("server: ")).unwrap().trim_matches('"');
+    let authority = authority.display().to_string();
+    let ask = |token: &str| {
+        let who = ["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"];
+        let mut args = vec!["kubectl", "--kubeconfig", "/dev/null", "--cache-dir", &cache, "--server", server];
+        args.extend(["--certificate-authority", &authority, "--token", token]);
+        args.extend(who);
+        node.inside(&args)
+    };
+    let said = ask(&token);
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert_eq!(text, "system:serviceaccount:default:default", "{}", String::from_utf8_lossy(&said.stderr));
+    assert!(!ask(&format!("{token}x")).status.success(), "a token that nobody signed");
+}
+
+#[test]
+fn what_goes_wrong_is_said() {
+    let Some((_house, node)) = node("wrong") else { return };
+    let state = |pod: &str, path: &str| {
+        node.try_kubectl(&["get", "pod", pod, "-o", &format!("jsonpath={{{path}}}")]).unwrap_or_default()
+    };
+    let limited = "    resources: {limits: {memory: 16Mi}}\n";
+    node.apply(&(pod("greedy", "Never", "x=a; while true; do x=$x$x; done") + limited));
+    let late = pod("late", "Always", "sleep 3600").replace("spec:\n", "spec:\n  activeDeadlineSeconds: 1\n");
+    node.apply(&late);
+    node.apply(&pod("unknown", "Always", "true").replace(image::NAME, "registry.invalid/nothing:1"));
+    node.apply(&(pod("huge", "Always", "true") + "    resources: {requests: {cpu: 500}}\n"));
+    node.apply(&(pod("waiting", "Always", "sleep 3600") + "    envFrom: [{configMapRef: {name: later}}]\n"));
+    let first = ".status.containerStatuses[0].state";
+    let table = [
+        ("greedy", ".status.phase", "Failed"),
+        ("greedy", &format!("{first}.terminated.reason"), "OOMKilled"),
+        ("greedy", &format!("{first}.terminated.exitCode"), "137"),
+        ("late", ".status.reason", "DeadlineExceeded"),
+        ("unknown", &format!("{first}.waiting.reason"), "ImagePullBackOff"),
+        ("huge", ".status.conditions[0].message", "0/1 nodes are available: 1 Insufficient cpu."),
+        ("waiting", &format!("{first}.waiting.reason"), "CreateContainerConfigError"),
+    ];
+    for (pod, path, expected) in table {
+        node.until(&format!("{path} of {pod} to be {expected}"), |_| state(pod, path).starts_with(expected));
+    }
+    node.kubectl(&["create", "configmap", "later", "--from-literal=a=b"]);
+    node.until_ready("waiting");
+    let refused = |args: &[&str], why: &str| {
+        let said = node.kubectl_raw(args);
+        let text = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(!said.status.success() && text.contains(why), "{args:?}: {text}");
+    };
+    refused(&["create", "job", "j", "--image=x"], "could not find the requested resource");
+    refused(&["top", "pods"], "Metrics API not available");
+    refused(&["logs", "waiting", "-c", "nobody"], "container nobody is not valid for pod waiting");
+    let nobodys = r#"{"spec":{"serviceAccountName":"nobody"}}"#;
+    refused(&["run", "x", "--image=x", "--overrides", nobodys], r#"serviceaccount "nobody" not found"#);
+}
+
+#[test]
+fn kubectl_reaches_into_containers() {
+    let Some((house, node)) = node("reach") else { return };
+    // `kubectl cp` runs tar in the container.
+    let script = "ln -s busybox /bin/tar; echo page > /www/index.html; exec httpd -f -p 8080 -h /www";
+    node.apply(&pod("web", "Always", script));
+    node.apply(&pod("mayfly", "Always", "echo I was; sleep 0.2; exit 1"));
+    node.until_ready("web");
+    let (here, back) = (house.path("here.txt").display().to_string(), house.path("back.txt").display().to_string());
+    fs::write(&here, "carried\n").unwrap();
+    node.kubectl(&["cp", &here, "web:/tmp/there.txt"]);
+    node.kubectl(&["cp", "web:/tmp/there.txt", &back]);
+    assert_eq!(fs::read_to_string(&back).unwrap(), "carried\n");
+
+    let run = |name: &str, command: &[&str], input: &str| {
+        let args = ["run", name, "--image", image::NAME, "-i", "--rm", "-q", "--restart=Never", "--"];
+        talk(&house, &[&args[..], command].concat(), input)
+    };
+    assert_eq!(String::from_utf8_lossy(&run("echo", &["cat"], "said\n").stdout), "said\n");
+    assert_eq!(run("end", &["sh", "-c", "read line; exit $line"], "3\n").status.code(), Some(3));
+
+    assert_eq!(forwarded(&house), "page\n");
+    let debug = ["debug", "web", "--image", image::NAME, "--target=main", "-i", "-q", "--", "sh", "-c"];
+    let said = talk(&house, &[&debug[..], &["read x; ps -o args"]].concat(), "\n");
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("httpd -f"), "a debugger sees the processes of its target: {said}");
+
+    node.until("a restart", |n| n.object("pod", "mayfly")["status"]["containerStatuses"][0]["restartCount"] != 0);
+    assert_eq!(node.kubectl(&["logs", "mayfly", "--previous"]), "I was\n");
+}
+
+/// What the pod `web` serves, through `kubectl port-forward`.
+fn forwarded(house: &House) -> String {
+    use std::io::{BufRead, BufReader, Write};
+    let mut kubectl = Command::new("kubectl")
+        .arg("--kubeconfig")
+        .arg(house.path("etc/admin.kubeconfig"))
+        .args(["port-forward", "pod/web", ":8080"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    // Kept open to the end: kubectl goes on writing to it.
+    let mut said = BufReader::new(kubectl.stdout.take().unwrap());
+    said.read_line(&mut line).unwrap();
+    let address = line.split(' ').nth(2).unwrap_or_else(|| panic!("no address in {line:?}"));
+    let mut connection = std::net::TcpStream::connect(address).unwrap();
+    connection.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    let mut page = String::new();
+    connection.read_to_string(&mut page).unwrap();
+    kubectl.kill().unwrap();
+    kubectl.wait().unwrap();
+    page.split_once("\r\n\r\n").map_or(page.clone(), |(_, body)| body.to_owned())
+}
+
+#[test]
+fn a_node_is_cordoned_tainted_and_drained() {
+    let Some((_house, node)) = node("drain") else { return };
+    let told = |pod: &str, why: &str| {
+        let path = "jsonpath={.status.conditions[?(@.type==\"PodScheduled\")].message}";
+        node.until(&format!("{pod} to wait: {why}"), |n| n.kubectl(&["get", "pod", pod, "-o", path]).contains(why));
+    };
+    node.apply(&pod("guest", "Always", "sleep 3600"));
+    node.until_ready("guest");
+    node.kubectl(&["drain", "node-1", "--force", "--timeout=60s"]);
+    assert!(node.try_kubectl(&["get", "pod", "guest"]).is_none(), "a drained node has no pods");
+    node.apply(&pod("late", "Always", "sleep 3600"));
+    told("late", "1 node(s) were unschedulable");
+    node.kubectl(&["uncordon", "node-1"]);
+    node.until_ready("late");
+    node.kubectl(&["taint", "nodes", "node-1", "kept=for-others:NoExecute"]);
+    node.until("the pod that does not tolerate it to go", |n| n.try_kubectl(&["get", "pod", "late"]).is_none());
+    node.apply(&pod("other", "Always", "sleep 3600"));
+    told("other", "untolerated taint {kept: for-others}");
+    node.kubectl(&["taint", "nodes", "node-1", "kept-"]);
+    node.until_ready("other");
+    node.kubectl(&["delete", "pod", "other", "--force", "--grace-period=0"]);
+    assert!(node.try_kubectl(&["get", "pod", "other"]).is_none());
 }
