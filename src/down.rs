@@ -29,10 +29,12 @@ pub(crate) fn run(config: &Config) -> Result<ExitCode, String> {
     let removed = runtime.block_on(remove_pods(config));
     let dismantled = runtime.block_on(gantry_cri::dismantle(daemon::cri(config)));
     drop(runtime);
+    let volumes = gantry_kubelet::dismantle(&config.data_dir.join("kubelet"));
     remove_cgroups(config);
     private_network::release(&config.run_dir)?;
     let removed = removed?;
     dismantled.map_err(|why| format!("take down the pod network: {why}"))?;
+    volumes.map_err(|why| format!("remove the pods' volumes: {why}"))?;
     remove_run_dir(&config.run_dir)?;
     println!("the node is down; pods removed: {removed}");
     Ok(ExitCode::SUCCESS)
