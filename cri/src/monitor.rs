@@ -134,11 +134,12 @@ impl Monitor {
     pub async fn exec(&self, id: &str, process: Value, ends: Ends) -> Result<Exec> {
         let process: Process = serde_json::from_value(process).context(|| "read the container's process")?;
         let (name, what) = (id.to_owned(), format!("exec in container {id}"));
-        let mut running =
-            self.call(CREATE_PATIENCE, what, move |client| client.exec(&name, &process, ends.borrow())).await?;
-        let terminal = running.terminal.take();
-        let ready = watch(running.as_fd())?;
-        Ok(Exec { running, ready, terminal })
+        // Owned from its first moment: whoever asked may have gone before it runs.
+        let start = move |client: Client| client.exec(&name, &process, ends.borrow()).map(Owned::new);
+        let mut owned = self.call(CREATE_PATIENCE, what, start).await?;
+        let running = owned.running()?;
+        let (terminal, ready) = (running.terminal.take(), watch(running.as_fd())?);
+        Ok(Exec { owned, ready, terminal })
     }
 
     /// Connects streams to the main process.
@@ -149,16 +150,20 @@ impl Monitor {
     }
 
     /// Events from now on; ask for the state after this, so that none is missed.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if it does not live; that somebody holds its socket open says nothing, since a container in
+    /// its first moments is a clone of it. [`Kind::Timeout`] if it does not answer.
     pub async fn subscribe(&self) -> Result<Events> {
+        self.call(PATIENCE, "look for the monitor", |_| Ok(())).await?;
         let path = self.dir.join(gantry_runtime::monitor::SOCKET);
-        let mut stream =
-            UnixStream::connect(&path).await.context(|| format!("no monitor answers on {}", path.display()))?;
-        let hello = protocol::encode(&Hello { version: protocol::VERSION, request: Request::Subscribe });
-        stream.write_all(&hello).await.context(|| "subscribe to the monitor")?;
-        let mut events = Events { stream, bytes: Vec::new() };
-        match events.reply().await? {
-            Some(Reply::Done) => Ok(events),
-            other => Err(Error::internal(format!("subscribe to the monitor: it answered {other:?}"))),
+        match tokio::time::timeout(PATIENCE, subscribe(&path)).await {
+            Ok(events) => events,
+            Err(_) => {
+                let seconds = PATIENCE.as_secs();
+                let what = format!("subscribe to the monitor: it gave no answer in {seconds} s");
+                Err(Error::new(Kind::Timeout, what))
+            }
         }
     }
 
@@ -175,6 +180,17 @@ impl Monitor {
     ) -> Result<T> {
         let dir = self.dir.clone();
         blocking(patience, what, move || ask(Client::connect(dir)?)).await
+    }
+}
+
+async fn subscribe(path: &Path) -> Result<Events> {
+    let mut stream = UnixStream::connect(path).await.context(|| format!("no monitor answers on {}", path.display()))?;
+    let hello = protocol::encode(&Hello { version: protocol::VERSION, request: Request::Subscribe });
+    stream.write_all(&hello).await.context(|| "subscribe to the monitor")?;
+    let mut events = Events { stream, bytes: Vec::new() };
+    match events.reply().await? {
+        Some(Reply::Done) => Ok(events),
+        other => Err(Error::internal(format!("subscribe to the monitor: it answered {other:?}"))),
     }
 }
 
@@ -204,22 +220,73 @@ fn watch(connection: BorrowedFd<'_>) -> Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(copy, Interest::READABLE).context(|| "watch the monitor's connection")
 }
 
-/// A process that was started in a running container. Dropping it does not end it.
+/// A process that was started in a running container. Dropping it before its end kills it: its client has gone, and
+/// nobody else will ever read what it writes. One that had a terminal gets the time to heed the hang-up.
 #[derive(Debug)]
 pub struct Exec {
-    running: Running,
+    owned: Owned,
     ready: AsyncFd<OwnedFd>,
     /// Master of its terminal, where it has one.
     pub terminal: Option<OwnedFd>,
 }
 
+/// How long a process whose terminal has hung up may take to leave by itself.
+const HANG_UP: Duration = Duration::from_secs(5);
+
+/// A process whose end is somebody's business.
+#[derive(Debug)]
+struct Owned {
+    /// Until it has ended.
+    running: Option<Running>,
+    patience: Duration,
+}
+
+impl Owned {
+    fn new(running: Running) -> Self {
+        let patience = if running.terminal.is_some() { HANG_UP } else { Duration::ZERO };
+        Self { running: Some(running), patience }
+    }
+
+    fn running(&mut self) -> Result<&mut Running> {
+        self.running.as_mut().ok_or_else(|| Error::internal("the exec has ended already"))
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let Some(mut running) = self.running.take() else { return };
+        let patience = self.patience;
+        let mut end = move || match running.wait_for(Some(patience)) {
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => {
+                if let Err(why) = kill(&running) {
+                    tracing::warn!(pid = running.pid, %why, "a process whose client has gone could not be killed");
+                }
+            }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(end)),
+            Err(_) => end(),
+        }
+    }
+}
+
+/// Kills it. One that has ended, or whose monitor has, is no error.
+fn kill(running: &Running) -> Result<()> {
+    match running.kill(libc::SIGKILL) {
+        Err(why) if why.kind() == gantry_runtime::Kind::NotFound => Ok(()),
+        other => Ok(other?),
+    }
+}
+
 impl Exec {
-    /// Waits for its end; may be dropped and called again.
+    /// Waits for its end; may be dropped and called again until it has given that.
     pub async fn ended(&mut self) -> Result<Exit> {
         loop {
             let mut ready = self.ready.readable().await.context(|| "wait for the exec")?;
             // Readable means that the answer is there or that the monitor is gone; both are read without a wait.
-            if let Some(exit) = self.running.wait_for(Some(Duration::ZERO))? {
+            if let Some(exit) = self.owned.running()?.wait_for(Some(Duration::ZERO))? {
+                self.owned.running = None;
                 return Ok(exit);
             }
             ready.clear_ready();
@@ -228,10 +295,7 @@ impl Exec {
 
     /// Kills it. One that has ended is no error.
     pub fn kill(&self) -> Result<()> {
-        match self.running.kill(libc::SIGKILL) {
-            Err(why) if why.kind() == gantry_runtime::Kind::NotFound => Ok(()),
-            other => Ok(other?),
-        }
+        self.owned.running.as_ref().map_or(Ok(()), kill)
     }
 }
 
