@@ -63,6 +63,7 @@ fn pod(api: &Api, call: &Call, pod: &mut Value) -> Result<()> {
     let mirror = pod["metadata"]["annotations"].get("kubernetes.io/config.mirror").is_some();
     if !mirror {
         account(api, call, pod)?;
+        runtime_class(api, call, pod)?;
     }
     priority(api, call, pod)?;
     tolerations(&mut pod["spec"]);
@@ -87,6 +88,15 @@ fn account(api: &Api, call: &Call, pod: &mut Value) -> Result<()> {
         mount_account(&mut pod["spec"], &verbs::generate("kube-api-access-"));
     }
     Ok(())
+}
+
+/// A pod that names a class of runtime is refused where there is none of that name.
+fn runtime_class(api: &Api, call: &Call, pod: &Value) -> Result<()> {
+    let name = form::text(pod, &["spec", "runtimeClassName"]);
+    if name.is_empty() || api.store.get(&format!("node.k8s.io/runtimeclasses/{name}")).is_some() {
+        return Ok(());
+    }
+    Err(forbidden(call, pod, &format!("pod rejected: RuntimeClass {name:?} not found")))
 }
 
 /// Where programs look for their account: token, authority and namespace.

@@ -26,6 +26,20 @@ async fn create_fills_in_and_refuses_a_second() {
 }
 
 #[tokio::test]
+async fn a_pod_names_a_class_of_runtime_that_exists() {
+    let house = House::new("class").await;
+    let mut boxed = pod("p");
+    boxed["spec"]["runtimeClassName"] = "boxed".into();
+    let (status, said) = house.json(&format!("POST {PODS}"), &boxed).await;
+    let expected = r#"pods "p" is forbidden: pod rejected: RuntimeClass "boxed" not found"#;
+    assert_eq!((status, said["message"].as_str()), (403, Some(expected)));
+    let class = json!({"metadata": {"name": "boxed"}, "handler": "boxed"});
+    let (status, made) = house.json("POST /apis/node.k8s.io/v1/runtimeclasses", &class).await;
+    assert_eq!(status, 201, "{made}");
+    assert_eq!(house.json(&format!("POST {PODS}"), &boxed).await.0, 201);
+}
+
+#[tokio::test]
 async fn names_are_generated() {
     let house = House::new("generate").await;
     let mut object = config_map("");
