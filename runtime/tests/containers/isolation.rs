@@ -190,6 +190,34 @@ fn namespaces_by_path_are_joined() {
     house.ok(&["delete", "--force", "c"]);
 }
 
+#[test]
+fn exec_follows_into_a_pid_namespace_that_was_joined_by_path() {
+    let mut house = house!("join-exec");
+    house.sleeping();
+    let space = format!("/proc/{}/ns/pid", house.pid());
+    let mut second = house!("join-exec-second");
+    second.set("/linux/namespaces", json!([{ "type": "pid", "path": space }, { "type": "mount" }]));
+    second.set("/hostname", json!(""));
+    second.sleeping();
+    let out = second.ok(&[
+        "exec",
+        "c",
+        "/bin/sh",
+        "-c",
+        "readlink /proc/self/ns/pid; echo $$; tr '\\0' ' ' < /proc/1/cmdline",
+    ]);
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[0], fs::read_link(&space).unwrap().to_string_lossy());
+    assert_ne!(lines[1], "1");
+    assert_eq!(lines[2].trim(), "/bin/sleep 60");
+    let mine = fs::read_link(format!("/proc/{}/ns/pid", second.pid())).unwrap();
+    assert_eq!(mine, fs::read_link(&space).unwrap());
+    // A process of it is not the first of the namespace: its end leaves the others alone.
+    second.ok(&["delete", "--force", "c"]);
+    assert_eq!(house.status(), "running");
+    house.ok(&["delete", "--force", "c"]);
+}
+
 /// Runs the house's container in a mount namespace of its own in which everything is shared, with a command before and
 /// after it; what these print.
 fn among_shared(house: &crate::house::House, during: &str, after: &str) -> String {
