@@ -43,8 +43,7 @@ pub struct Config {
     pub service_cidr: String,
     /// Whether each pod gets the token of its account, the authority and its namespace mounted under
     /// `/var/run/secrets/kubernetes.io/serviceaccount`, as in Kubernetes. The kubelet asks for the token while the
-    /// sandbox is made, so that no pod starts later for it. Default no: whoever takes a node down has to unmount what
-    /// such pods leave (`gantry_kubelet::dismantle`).
+    /// sandbox is made, so that no pod starts later for it. Default yes.
     pub account_volumes: bool,
     /// A node that is silent for so long is taken for unreachable.
     pub node_grace_seconds: u64,
@@ -66,7 +65,7 @@ impl Default for Config {
             token_file: None,
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             service_cidr: "10.96.0.0/16".into(),
-            account_volumes: false,
+            account_volumes: true,
             node_grace_seconds: 40,
             scheduler: true,
             controllers: true,

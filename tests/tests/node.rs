@@ -291,19 +291,12 @@ spec:
     - {name: key, mountPath: /key}
     - {name: about, mountPath: /about}
     - {name: host, mountPath: /host}
-    - {name: account, mountPath: /var/run/secrets/kubernetes.io/serviceaccount}
   volumes:
   - {name: scratch, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
   - {name: settings, configMap: {name: settings}}
   - {name: key, secret: {secretName: key, defaultMode: 0440}}
   - {name: about, downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}]}}
   - {name: host, hostPath: {path: HOST, type: Directory}}
-  - name: account
-    projected:
-      sources:
-      - serviceAccountToken: {path: token, expirationSeconds: 3600}
-      - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
-      - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
 "#;
 
 #[test]
