@@ -188,13 +188,14 @@ fn a_pause_process_holds_a_shared_pid_namespace() {
     let join = |config: &mut serde_json::Value, _: &mut Create| {
         config["linux"]["namespaces"][0] = json!({ "type": "pid", "path": space });
     };
-    pod.create_with("a", "exec -a marker sleep 1000", join);
+    // By its own name: busybox is what it is called.
+    pod.create_with("a", "exec sleep 1000", join);
     pod.client.start("a").unwrap();
     pod.create_with("b", "ls -d /proc/[0-9]* | wc -l; cat /proc/1/comm", join);
     pod.client.start("b").unwrap();
     assert_eq!(pod.exit("b").code, 0);
     let lines = pod.lines("b");
-    assert_eq!(lines[1], "stdout F pause", "{lines:?}");
+    assert!(lines.contains(&"stdout F pause".to_owned()), "{lines:?}");
     let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     assert_eq!(fds, 0, "it keeps nothing open");
     let status = fs::read_to_string(format!("/proc/{}/status", pod.monitor())).unwrap();
