@@ -88,6 +88,14 @@ async fn a_session_over_a_websocket_and_what_is_left_of_one_whose_client_goes() 
     let again = url.replacen("http", "ws", 1).into_client_request().unwrap();
     assert!(tokio_tungstenite::client_async(again, house.connect(address)).await.is_err());
 
+    // Clients that go in the same moment: whatever was started for them by then ends, too.
+    for _ in 0..12 {
+        let url = exec_url(&mut kubelet, &id, "exec sleep 770", false).await;
+        drop(dial(&house, &url).await);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    processes(&mut kubelet, &id, "770", 0).await;
+
     for (marker, tty) in [("771", false), ("772", true)] {
         let url = exec_url(&mut kubelet, &id, &format!("trap '' HUP; echo on; exec sleep {marker}"), tty).await;
         let mut socket = dial(&house, &url).await;
