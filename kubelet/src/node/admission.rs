@@ -61,7 +61,17 @@ pub(crate) fn judge(
     if let Some(taken) = host_port_taken(of, &active) {
         return refuse("NodePorts", format!("Predicate NodePorts failed: host port {taken} is taken"));
     }
+    if needs_apparmor(of) {
+        return refuse("AppArmor", "Cannot enforce AppArmor: it is not supported by this node".into());
+    }
     security::sysctls(of, &config.allowed_unsafe_sysctls).err().map(|why| ("SysctlForbidden".into(), why.to_string()))
+}
+
+/// Whether the pod or a container wants a profile that confines it.
+fn needs_apparmor(of: &Pod) -> bool {
+    let own = pod::spec(of).security_context.as_ref().and_then(|c| c.app_armor_profile.clone());
+    let each = pod::ordered(of).filter_map(|(_, c)| c.security_context.as_ref()?.app_armor_profile.clone());
+    own.into_iter().chain(each).any(|profile| profile.type_ != "Unconfined")
 }
 
 fn selected(of: &Pod, labels: &BTreeMap<String, String>) -> bool {
@@ -169,5 +179,8 @@ mod tests {
         let other = pod("a", with("hostname", json!("x")), json!({}));
         assert_eq!(judged(with("hostname", json!("y")), &[other]), "NodePorts");
         assert_eq!(judged(with("os", json!({"name": "windows"})), &[]), "PodOSNotSupported");
+        let profile = |kind: &str| with("securityContext", json!({"appArmorProfile": {"type": kind}}));
+        assert_eq!(judged(profile("RuntimeDefault"), &[]), "AppArmor");
+        assert_eq!(judged(profile("Unconfined"), &[]), "fits");
     }
 }

@@ -25,7 +25,8 @@ pub(crate) async fn run(
         let done = shared.cri.exec_sync(id, &command, limit).await?;
         if done.code != 0 {
             let output: String = done.output.chars().take(1024).collect();
-            return Err(Error::pod(format!("command {command:?} exited with {}: {output}", done.code)));
+            let said = if output.trim().is_empty() { String::new() } else { format!(": {}", output.trim()) };
+            return Err(Error::pod(format!("command {command:?} exited with {}{said}", done.code)));
         }
         return Ok(());
     }

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::{labels, security};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pod;
 use crate::qos;
 
@@ -17,6 +17,18 @@ pub(crate) struct Surroundings<'a> {
     pub resolv_conf: &'a str,
 }
 
+/// What the pod asks for that would be left out silently: better no pod than one without its protection.
+fn unsupported(of: &Pod) -> Option<&'static str> {
+    let spec = pod::spec(of);
+    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    match () {
+        () if spec.host_users == Some(false) => Some("hostUsers: false"),
+        () if spec.resource_claims.iter().flatten().next().is_some() => Some("resourceClaims"),
+        () if all.flat_map(|c| c.volume_devices.iter().flatten()).next().is_some() => Some("volumeDevices"),
+        () => None,
+    }
+}
+
 /// The config for `attempt`.
 ///
 /// # Errors
@@ -26,6 +38,9 @@ pub(crate) fn config(of: &Pod, attempt: u32, around: &Surroundings<'_>) -> Resul
     let log_dir = around.config.pod_logs_dir.join(labels::log_dir(pod::namespace(of), pod::name(of), uid));
     let root = around.config.root_dir.to_string_lossy();
     let sysctls = security::sysctls(of, &around.config.allowed_unsafe_sysctls)?;
+    if let Some(what) = unsupported(of) {
+        return Err(Error::pod(format!("{what} is not supported by this node")));
+    }
     let created = of.metadata.creation_timestamp.as_ref().map(|t| t.0.to_string()).unwrap_or_default();
     Ok(cri::PodSandboxConfig {
         metadata: Some(cri::PodSandboxMetadata {
@@ -237,6 +252,28 @@ mod tests {
             text.ends_with("10.0.0.2\tp.sub.n.svc.cluster.local\tp\n\n# Entries added by HostAliases.\n1.2.3.4\ta\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused() {
+        let config = Config::default();
+        let around = Surroundings { config: &config, cgroup: "/kubepods/podu".into(), resolv_conf: HOST };
+        let made = |spec: serde_json::Value| {
+            let of: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).expect("pod");
+            super::config(&of, 0, &around).map(drop).map_err(|why| why.to_string())
+        };
+        assert!(made(json!({"containers": [], "hostUsers": true})).is_ok());
+        let table = [
+            (json!({"containers": [], "hostUsers": false}), "hostUsers: false"),
+            (json!({"containers": [], "resourceClaims": [{"name": "gpu"}]}), "resourceClaims"),
+            (
+                json!({"containers": [{"name": "a", "volumeDevices": [{"name": "d", "devicePath": "/dev/x"}]}]}),
+                "volumeDevices",
+            ),
+        ];
+        for (spec, what) in table {
+            assert_eq!(made(spec), Err(format!("{what} is not supported by this node")));
+        }
     }
 
     #[test]

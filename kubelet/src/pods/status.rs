@@ -74,6 +74,10 @@ pub(crate) fn compute(facts: Facts<'_>, plan: &Plan, around: &Around) -> PodStat
         observed_generation: facts.pod.metadata.generation,
         ..PodStatus::default()
     };
+    if facts.memory.ended.is_some() && facts.view.containers.is_empty() && old.container_statuses.is_none() {
+        // Never let in: nothing of it is waiting for anything.
+        (status.container_statuses, status.init_container_statuses) = (None, None);
+    }
     addresses(facts, around, &old, &mut status);
     status.conditions = Some(conditions::compute(facts, &old, &status));
     status

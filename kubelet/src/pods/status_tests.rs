@@ -169,6 +169,16 @@ fn a_container_runs_when_its_post_start_hook_has_ended() {
 }
 
 #[test]
+fn a_pod_that_was_never_let_in_has_no_containers_to_wait_for() {
+    let mut s = scene(one("Always"), json!({}), vec![]);
+    s.view.sandboxes.clear();
+    s.memory.ended = Some(("SysctlForbidden".into(), "no".into()));
+    let status = s.status();
+    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("SysctlForbidden")));
+    assert!(status.container_statuses.is_none());
+}
+
+#[test]
 fn a_deadline_fails_the_pod_once_nothing_runs() {
     let mut spec = one("Always");
     spec["activeDeadlineSeconds"] = 10.into();
