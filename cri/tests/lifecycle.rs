@@ -143,6 +143,34 @@ async fn a_shared_pid_namespace_is_the_pods_and_a_target_is_joined() {
 }
 
 #[tokio::test]
+async fn a_shared_pid_namespace_below_a_cgroup_that_kubelet_named() {
+    need_root!();
+    let house = House::new("pids2").await;
+    let mut kubelet = Kubelet::of(&house).await;
+    let mut config = house.pod("pids2");
+    let cgroup_parent = format!("{}/kubepods", house.cgroup);
+    config.linux = Some(api::LinuxPodSandboxConfig { cgroup_parent: cgroup_parent.clone(), ..Default::default() });
+    let pod = kubelet.run(&config).await;
+    let mut ids = Vec::new();
+    for name in ["one", "two"] {
+        let mut main = shell(name, "exec sleep 115");
+        security(&mut main).namespace_options = Some(pid_of(NamespaceMode::Pod));
+        ids.push(kubelet.launch(&pod, &config, main).await);
+    }
+    assert_eq!(kubelet.says(&ids[0], "ps | grep -c '[s]leep 115'").await, "2");
+    kubelet.destroy(&pod).await;
+    // The parent is kubelet's to remove; nothing may be in it any more.
+    let layout = gantry_runtime::cgroup::Layout::discover().unwrap();
+    let parent = gantry_runtime::cgroup::Cgroup::at(&layout, std::path::Path::new(&cgroup_parent)).unwrap();
+    for hierarchy in layout.hierarchies() {
+        let dir = hierarchy.mount.join(cgroup_parent.trim_start_matches('/'));
+        let inside = fs::read_dir(dir).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
+        assert_eq!(inside.count(), 0);
+    }
+    parent.delete(Duration::from_secs(5)).unwrap();
+}
+
+#[tokio::test]
 async fn one_pod_reaches_another_by_its_address() {
     need_root!();
     let house = House::new("reach").await;
