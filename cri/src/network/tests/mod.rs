@@ -95,6 +95,8 @@ fn greet(netns: &Path, at: SocketAddr) {
     let listener = listener.unwrap();
     std::thread::spawn(move || {
         let (mut client, _) = listener.accept().unwrap();
+        // Before the client hears its end: then the address is free for the next.
+        drop(listener);
         let peer = client.peer_addr().unwrap();
         client.write_all(peer.ip().to_string().as_bytes()).unwrap();
     });
