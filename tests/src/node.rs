@@ -42,6 +42,30 @@ pub fn possible() -> Result<(), String> {
     Ok(())
 }
 
+/// A house and a node in it for the test `title`; or says loudly why this machine cannot, and returns nothing.
+#[must_use]
+pub fn try_start(title: &str) -> Option<(House, Node)> {
+    if let Err(why) = possible() {
+        eprintln!("SKIPPED {title}: {why}");
+        return None;
+    }
+    let house = House::new(title);
+    let node = Node::start(&house);
+    Some((house, node))
+}
+
+/// The manifest of a pod whose only container, `main`, runs a shell script (without single quotes) from the busybox
+/// image; with a grace period of one second. Further fields of the container may be appended, indented by four.
+#[must_use]
+pub fn pod(name: &str, restart_policy: &str, script: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: {restart_policy}\n  \
+         terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: {}\n    \
+         command: [/bin/sh, -c]\n    args: ['{script}']\n",
+        image::NAME
+    )
+}
+
 impl Node {
     /// Starts a node in `house` and waits until it is Ready, with the busybox image of [`image`] imported.
     ///

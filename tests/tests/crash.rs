@@ -3,29 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use gantry_tests::house::House;
-use gantry_tests::image;
-use gantry_tests::node::{self, Node};
+use gantry_tests::node::{Node, pod, try_start};
 use std::collections::BTreeSet;
 use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
-
-fn node(title: &str) -> Option<(House, Node)> {
-    if let Err(why) = node::possible() {
-        eprintln!("SKIPPED {title}: {why}");
-        return None;
-    }
-    let house = House::new(title);
-    let node = Node::start(&house);
-    Some((house, node))
-}
-
-fn pod(name: &str, script: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: {}\n    command: [/bin/sh, -c]\n    args: ['{script}']\n",
-        image::NAME
-    )
-}
 
 fn container_id(node: &Node, pod: &str) -> String {
     node.object("pod", pod)["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default().to_owned()
@@ -33,8 +15,8 @@ fn container_id(node: &Node, pod: &str) -> String {
 
 #[test]
 fn a_running_container_does_not_notice() {
-    let Some((_house, mut node)) = node("survive") else { return };
-    node.apply(&pod("steady", "i=0; while true; do echo line $i; i=$((i+1)); sleep 0.05; done"));
+    let Some((_house, mut node)) = try_start("survive") else { return };
+    node.apply(&pod("steady", "Always", "i=0; while true; do echo line $i; i=$((i+1)); sleep 0.05; done"));
     node.until_ready("steady");
     let (before, address) = (container_id(&node, "steady"), node.object("pod", "steady")["status"]["podIP"].clone());
     for _ in 0..3 {
@@ -58,13 +40,12 @@ fn a_running_container_does_not_notice() {
 
 #[test]
 fn an_exit_code_of_meanwhile_is_kept() {
-    let Some((house, mut node)) = node("code") else { return };
+    let Some((house, mut node)) = try_start("code") else { return };
     let go = house.path("go");
     fs::create_dir_all(&go).unwrap();
-    let manifest = pod("leaver", "while ! test -e /go/now; do sleep 0.05; done; echo gone; exit 7").replace(
-        "spec:\n",
-        &format!("spec:\n  restartPolicy: Never\n  volumes: [{{name: go, hostPath: {{path: {}}}}}]\n", go.display()),
-    ) + "    volumeMounts: [{name: go, mountPath: /go}]\n";
+    let manifest = pod("leaver", "Never", "while ! test -e /go/now; do sleep 0.05; done; echo gone; exit 7")
+        .replace("spec:\n", &format!("spec:\n  volumes: [{{name: go, hostPath: {{path: {}}}}}]\n", go.display()))
+        + "    volumeMounts: [{name: go, mountPath: /go}]\n";
     node.apply(&manifest);
     node.until_ready("leaver");
     node.kill9();
@@ -79,10 +60,10 @@ fn an_exit_code_of_meanwhile_is_kept() {
 
 #[test]
 fn a_kill_at_any_moment_of_a_pods_start_leaves_one_good_pod() {
-    let Some((house, mut node)) = node("start") else { return };
+    let Some((house, mut node)) = try_start("start") else { return };
     for (at, delay) in [0, 5, 15, 30, 50, 80, 120, 200].into_iter().enumerate() {
         let name = format!("pod-{at}");
-        node.apply(&pod(&name, "sleep 3600"));
+        node.apply(&pod(&name, "Always", "sleep 3600"));
         sleep(Duration::from_millis(delay));
         node.kill9();
         node.up();
@@ -97,9 +78,9 @@ fn a_kill_at_any_moment_of_a_pods_start_leaves_one_good_pod() {
 
 #[test]
 fn a_kill_at_any_moment_of_a_pods_end_leaves_nothing() {
-    let Some((house, mut node)) = node("end") else { return };
+    let Some((house, mut node)) = try_start("end") else { return };
     for delay in [0, 10, 40, 100, 300] {
-        node.apply(&pod("mortal", "sleep 3600"));
+        node.apply(&pod("mortal", "Always", "sleep 3600"));
         node.until_ready("mortal");
         node.kubectl(&["delete", "pod", "mortal", "--wait=false"]);
         sleep(Duration::from_millis(delay));
@@ -112,7 +93,7 @@ fn a_kill_at_any_moment_of_a_pods_end_leaves_nothing() {
 
 #[test]
 fn an_acknowledged_write_is_there_after_the_kill() {
-    let Some((_house, mut node)) = node("writes") else { return };
+    let Some((_house, mut node)) = try_start("writes") else { return };
     let mut acknowledged = Vec::new();
     for round in 0..3 {
         std::thread::scope(|scope| {

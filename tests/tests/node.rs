@@ -2,31 +2,12 @@
 #![allow(clippy::unwrap_used)]
 
 use gantry_tests::house::House;
-use gantry_tests::node::{self, Node};
+use gantry_tests::node::{Node, pod, try_start};
 use gantry_tests::{image, tools};
 use std::fs;
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// Starts a node, or says why this machine cannot.
-fn node(title: &str) -> Option<(House, Node)> {
-    if let Err(why) = node::possible() {
-        eprintln!("SKIPPED {title}: {why}");
-        return None;
-    }
-    let house = House::new(title);
-    let node = Node::start(&house);
-    Some((house, node))
-}
-
-/// A pod of one container that runs a shell script.
-fn pod(name: &str, policy: &str, script: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: {policy}\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: {}\n    command: [/bin/sh, -c]\n    args: ['{script}']\n",
-        image::NAME
-    )
-}
 
 fn example() -> String {
     tools::repository().join("examples/web.yaml").display().to_string()
@@ -34,7 +15,7 @@ fn example() -> String {
 
 #[test]
 fn the_example_walks_the_whole_road() {
-    let Some((house, node)) = node("road") else { return };
+    let Some((house, node)) = try_start("road") else { return };
     node.kubectl(&["apply", "-f", &example()]);
     node.kubectl(&["wait", "--for=condition=Ready", "pod/web", "--timeout=60s"]);
     let web = node.object("pod", "web");
@@ -77,7 +58,7 @@ fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
 
 #[test]
 fn kubectl_finds_what_it_asks_for() {
-    let Some((_house, node)) = node("kubectl") else { return };
+    let Some((_house, node)) = try_start("kubectl") else { return };
     node.apply(&pod("talker", "Always", "i=0; while true; do echo line $i; i=$((i+1)); sleep 0.2; done"));
     node.until_ready("talker");
     let wide = node.kubectl(&["get", "pods", "-o", "wide"]);
@@ -109,7 +90,7 @@ fn kubectl_finds_what_it_asks_for() {
 
 #[test]
 fn a_deployment_is_scaled_and_rolled_out() {
-    let Some((_house, node)) = node("deployment") else { return };
+    let Some((_house, node)) = try_start("deployment") else { return };
     node.kubectl(&["create", "deployment", "web", "--image", image::NAME, "--replicas=2", "--", "/bin/sleep", "3600"]);
     node.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
     node.kubectl(&["scale", "deployment/web", "--replicas=3"]);
@@ -131,7 +112,7 @@ fn a_deployment_is_scaled_and_rolled_out() {
 
 #[test]
 fn a_following_reader_gets_every_line_and_the_end() {
-    let Some((_house, node)) = node("follow") else { return };
+    let Some((_house, node)) = try_start("follow") else { return };
     node.apply(&pod("counter", "Never", "for i in $(seq 40); do echo line $i; sleep 0.05; done"));
     node.until("the pod to run", |n| n.object("pod", "counter")["status"]["phase"] != "Pending");
     let lines = node.kubectl(&["logs", "-f", "counter"]);
@@ -142,7 +123,7 @@ fn a_following_reader_gets_every_line_and_the_end() {
 
 #[test]
 fn a_terminal_is_a_terminal() {
-    let Some((house, node)) = node("terminal") else { return };
+    let Some((house, node)) = try_start("terminal") else { return };
     node.apply(&pod("shell", "Always", "sleep 3600"));
     node.until_ready("shell");
     // `script` gives kubectl a terminal; without one it would not ask for one.
@@ -169,7 +150,7 @@ fn a_terminal_is_a_terminal() {
 
 #[test]
 fn a_watch_shows_a_pod_come_and_go() {
-    let Some((house, node)) = node("watch") else { return };
+    let Some((house, node)) = try_start("watch") else { return };
     let out = house.path("watch.txt");
     let kubeconfig = house.path("etc/admin.kubeconfig");
     let mut watch = Command::new("kubectl")
@@ -190,7 +171,7 @@ fn a_watch_shows_a_pod_come_and_go() {
 
 #[test]
 fn a_crashing_container_backs_off_and_keeps_its_code() {
-    let Some((_house, node)) = node("backoff") else { return };
+    let Some((_house, node)) = try_start("backoff") else { return };
     node.apply(&pod("crasher", "Always", "exit 3"));
     node.until("CrashLoopBackOff", |n| n.kubectl(&["get", "pod", "crasher"]).contains("CrashLoopBackOff"));
     let status = node.object("pod", "crasher")["status"]["containerStatuses"][0].clone();
@@ -200,7 +181,7 @@ fn a_crashing_container_backs_off_and_keeps_its_code() {
 
 #[test]
 fn an_unready_pod_is_not_ready_and_a_dead_one_is_restarted() {
-    let Some((_house, node)) = node("probes") else { return };
+    let Some((_house, node)) = try_start("probes") else { return };
     let manifest = pod("probed", "Always", "touch /tmp/live; sleep 3600")
         + "    readinessProbe: {exec: {command: [cat, /tmp/ready]}, periodSeconds: 1}\n"
         + "    livenessProbe: {exec: {command: [cat, /tmp/live]}, periodSeconds: 1, failureThreshold: 1, initialDelaySeconds: 1}\n";
@@ -216,7 +197,7 @@ fn an_unready_pod_is_not_ready_and_a_dead_one_is_restarted() {
 
 #[test]
 fn graceful_deletion_waits_for_the_container_and_no_longer() {
-    let Some((_house, node)) = node("grace") else { return };
+    let Some((_house, node)) = try_start("grace") else { return };
     let script = "trap \"echo bye; exit 0\" TERM; while true; do sleep 0.1; done";
     node.apply(&pod("polite", "Always", script).replace("Seconds: 1", "Seconds: 20"));
     node.until_ready("polite");
@@ -301,7 +282,7 @@ spec:
 
 #[test]
 fn a_pod_has_what_its_spec_says() {
-    let Some((house, node)) = node("whole") else { return };
+    let Some((house, node)) = try_start("whole") else { return };
     let host = house.path("shared");
     fs::create_dir(&host).unwrap();
     fs::set_permissions(&host, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
@@ -353,7 +334,7 @@ fn the_account_is_known(house: &House, node: &Node, inside: &dyn Fn(&str) -> Str
 
 #[test]
 fn what_goes_wrong_is_said() {
-    let Some((_house, node)) = node("wrong") else { return };
+    let Some((_house, node)) = try_start("wrong") else { return };
     let state = |pod: &str, path: &str| {
         node.try_kubectl(&["get", "pod", pod, "-o", &format!("jsonpath={{{path}}}")]).unwrap_or_default()
     };
@@ -393,7 +374,7 @@ fn what_goes_wrong_is_said() {
 
 #[test]
 fn kubectl_reaches_into_containers() {
-    let Some((house, node)) = node("reach") else { return };
+    let Some((house, node)) = try_start("reach") else { return };
     // `kubectl cp` runs tar in the container.
     let script = "ln -s busybox /bin/tar; echo page > /www/index.html; exec httpd -f -p 8080 -h /www";
     node.apply(&pod("web", "Always", script));
@@ -449,7 +430,7 @@ fn forwarded(house: &House) -> String {
 
 #[test]
 fn a_node_is_cordoned_tainted_and_drained() {
-    let Some((_house, node)) = node("drain") else { return };
+    let Some((_house, node)) = try_start("drain") else { return };
     let told = |pod: &str, why: &str| {
         let path = "jsonpath={.status.conditions[?(@.type==\"PodScheduled\")].message}";
         node.until(&format!("{pod} to wait: {why}"), |n| n.kubectl(&["get", "pod", pod, "-o", path]).contains(why));
