@@ -14,7 +14,10 @@ want() { have "$1" || packages="$packages $2"; }
 for purpose in "$@"; do
   case $purpose in
     demo) want cc gcc; want ld binutils; want busybox busybox-static; want nsenter util-linux; want ip iproute2 ;;
-    test) want docker-registry docker-registry; want strip binutils ;;
+    test)
+      want docker-registry docker-registry; want skopeo skopeo; want umoci umoci; want openssl openssl
+      want python3 python3-minimal; want htpasswd apache2-utils; want script bsdutils; want strip binutils
+      ;;
     bench) want runc runc; want crun crun ;;
     vm) want qemu-system-x86_64 qemu-system-x86; want depmod kmod; want strip binutils ;;
     *) fail "unknown purpose '$purpose'; the purposes are demo, test, bench and vm" ;;
