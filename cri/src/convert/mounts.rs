@@ -131,13 +131,9 @@ fn kernel(input: &Input<'_>, privileged: bool) -> Vec<Value> {
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", write]),
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", write]),
     ];
-    // A new instance belongs to the mounter's IPC namespace; of the host's namespace we show the host's own mount.
-    match input.places.ipc {
-        Some(_) => list.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])),
-        None => {
-            list.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &["rbind", "rprivate", "nosuid", "noexec", "nodev"]))
-        }
-    }
+    // A mount of it shows the queues of the mounter's IPC namespace, the pod's or the host's: a bind of the host's own
+    // mount would need the host to have one.
+    list.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
     let shm = input.places.shm.to_string_lossy();
     list.push(mount("/dev/shm", "bind", &shm, &["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"]));
     list
