@@ -61,6 +61,13 @@ impl Job {
         self.tell(News::Failed { name: name.to_string(), reason, message });
     }
 
+    /// A sandbox that could not be made: an event for people, news for the worker.
+    fn sandbox_failed(&self, why: &dyn std::fmt::Display) {
+        let (reason, message) = ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {why}"));
+        self.event("", Severity::Warning, reason, message);
+        self.failed("", reason, why.to_string());
+    }
+
     fn event(&self, name: &str, severity: Severity, reason: &'static str, message: String) {
         self.shared.events.pod(&self.pod, Some(name).filter(|n| !n.is_empty()), severity, reason, message);
     }
@@ -84,13 +91,7 @@ impl Job {
         let config = match make::sandbox_config(&self.shared, &self.pod, number).await {
             Ok(config) => config,
             Err(why) => {
-                self.event(
-                    "",
-                    Severity::Warning,
-                    "FailedCreatePodSandBox",
-                    format!("Failed to create pod sandbox: {why}"),
-                );
-                return self.failed("", "FailedCreatePodSandBox", why.to_string());
+                return self.sandbox_failed(&why);
             }
         };
         let base: BoxFuture<'_, Base> = self.base(current, config.clone()).boxed();
@@ -168,13 +169,7 @@ impl Job {
         let (id, ips) = match sandbox {
             Ok(made) => made,
             Err(why) => {
-                self.event(
-                    "",
-                    Severity::Warning,
-                    "FailedCreatePodSandBox",
-                    format!("Failed to create pod sandbox: {why}"),
-                );
-                self.failed("", "FailedCreatePodSandBox", why.to_string());
+                self.sandbox_failed(&why);
                 return None;
             }
         };

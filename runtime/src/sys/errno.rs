@@ -41,7 +41,6 @@ impl fmt::Display for Errno {
 }
 
 /// Turns the `-1` of a libc call into [`Errno`].
-#[allow(dead_code)]
 pub(super) fn check(ret: libc::c_long) -> Result<libc::c_long, Errno> {
     if ret == -1 { Err(Errno::last()) } else { Ok(ret) }
 }
@@ -49,7 +48,6 @@ pub(super) fn check(ret: libc::c_long) -> Result<libc::c_long, Errno> {
 /// Turns the result of a call that opens a file descriptor into its owner.
 ///
 /// The value has to come straight out of such a call: what it names becomes owned.
-#[allow(dead_code)]
 pub(super) fn check_fd(ret: libc::c_long) -> Result<OwnedFd, Errno> {
     let raw = check(ret)?;
     // SAFETY: the kernel has just opened this descriptor for the caller, who passes it on here; nothing else owns it.
