@@ -46,7 +46,7 @@ pub(crate) fn ground(plan: &Plan, given: Vec<OwnedFd>, doors: &mut Doors, stdio:
     Ok(Ground {
         proc: procfs()?,
         streams: streams(stdio)?,
-        doors: std::mem::take(&mut doors.procs),
+        doors: std::mem::take(&mut doors.tasks),
         slots,
         fifo: None,
         state: None,

@@ -127,12 +127,10 @@ impl Real {
     /// A shell that enters through the doors by itself, as a container does, and then runs `script`.
     fn shell(&self, script: &str) -> Child {
         let doors = self.0.doors().unwrap();
-        let files: Vec<String> = doors
-            .procs
-            .iter()
-            .chain(&doors.unified_procs)
-            .map(|fd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()))
-            .collect();
+        let mut files: Vec<String> =
+            doors.tasks.iter().map(|fd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd())).collect();
+        // A shell is not cloned into the v2 tree.
+        files.extend(self.0.unified_dir().map(|dir| dir.join("cgroup.procs").display().to_string()));
         let enter: String = files.iter().map(|file| format!("echo 0 > {file}; ")).collect();
         let mut child = Command::new("sh")
             .args(["-c", &format!("{enter} echo in; {script}")])

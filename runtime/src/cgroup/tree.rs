@@ -26,12 +26,12 @@ pub struct Cgroup {
 /// Everything that a new process needs to enter a cgroup by itself.
 #[derive(Debug, Default)]
 pub struct Doors {
-    /// v1: `cgroup.procs` of every tree, open for writing. The process writes `0` to each while it has one thread.
-    pub procs: Vec<OwnedFd>,
+    /// v1: `tasks` of every tree, open for writing. The process writes `0` to each while it has one thread. Not
+    /// `cgroup.procs`: that moves a whole process, for which the kernel takes `cgroup_threadgroup_rwsem` for writing
+    /// even when it is the caller's own, and waits for an RCU grace period on a quiet host.
+    pub tasks: Vec<OwnedFd>,
     /// v2: the directory, for `CLONE_INTO_CGROUP`.
     pub unified: Option<OwnedFd>,
-    /// v2: `cgroup.procs`, to write `0` to where the kernel has no `CLONE_INTO_CGROUP` (before 5.7).
-    pub unified_procs: Option<OwnedFd>,
 }
 
 impl Cgroup {
@@ -138,15 +138,15 @@ impl Cgroup {
     pub fn doors(&self) -> Result<Doors> {
         let mut doors = Doors::default();
         for (tree, dir) in self.dirs() {
-            let procs = dir.join("cgroup.procs");
-            let opened = OpenOptions::new().write(true).open(&procs);
-            let opened = opened.context(|| format!("open {}", procs.display()))?.into();
             match tree.version {
-                Version::V1 => doors.procs.push(opened),
+                Version::V1 => {
+                    let tasks = dir.join("tasks");
+                    let opened = OpenOptions::new().write(true).open(&tasks);
+                    doors.tasks.push(opened.context(|| format!("open {}", tasks.display()))?.into());
+                }
                 Version::V2 => {
                     let open = File::open(&dir).context(|| format!("open {}", dir.display()))?;
                     doors.unified = Some(open.into());
-                    doors.unified_procs = Some(opened);
                 }
             }
         }

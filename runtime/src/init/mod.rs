@@ -24,7 +24,7 @@ use crate::talk::{End, Word};
 pub struct Ground {
     /// A verified procfs of the host.
     pub proc: OwnedFd,
-    /// `cgroup.procs` of every tree to enter.
+    /// `tasks` of every v1 tree to enter.
     pub doors: Vec<OwnedFd>,
     /// The slots of the plan.
     pub slots: Vec<OwnedFd>,

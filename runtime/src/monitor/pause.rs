@@ -28,10 +28,12 @@ impl Pause {
     pub(super) fn start(doors: &Doors) -> Result<Self> {
         let alone = Solo::prove()?;
         let (ours, theirs) = talk::pair()?;
-        let (pid, pidfd) = match clone3(&alone, flags::PID, None).context(|| "clone the pause process")? {
-            Side::Parent(pid, pidfd) => (pid, pidfd),
-            Side::Child => hold(doors, &theirs),
-        };
+        let unified = doors.unified.as_ref().map(AsFd::as_fd);
+        let (pid, pidfd) =
+            match clone3(&alone, flags::PID, unified).context(|| "clone the pause process into its cgroup")? {
+                Side::Parent(pid, pidfd) => (pid, pidfd),
+                Side::Child => hold(doors, &theirs),
+            };
         drop(theirs);
         match listen(&ours) {
             Ok(()) => Ok(Self { pid, pidfd }),
@@ -62,7 +64,7 @@ fn listen(talk: &End) -> Result<()> {
 /// The life of the pause process. It keeps nothing of its monitor's open, or a client would wait for ends that never
 /// come.
 fn hold(doors: &Doors, talk: &End) -> ! {
-    for (at, door) in (0..).zip(doors.procs.iter().chain(&doors.unified_procs)) {
+    for (at, door) in (0..).zip(&doors.tasks) {
         if let Err(errno) = crate::sys::fs::write_once(door.as_fd(), b"0") {
             // The monitor may be gone; then nobody is left to be told.
             let _ = talk.say(Word::Failed(at, errno));

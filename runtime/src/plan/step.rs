@@ -23,7 +23,7 @@ pub enum Step {
     Say(Word),
     /// Uid and gid 0 of the new user namespace.
     BecomeRoot,
-    /// Write `0` to every `cgroup.procs` that the parent opened.
+    /// Write `0` to every `tasks` that the parent opened.
     EnterCgroups,
     /// Enter the namespaces `.0` behind the slot.
     Join(u64, Slot, String),

@@ -217,7 +217,7 @@ fn a_pause_process_is_in_its_cgroup_before_anybody_hears_of_it() {
             assert_eq!(parent.pids().unwrap(), [pid]);
         }
         Err(why) => {
-            assert!(why.to_string().contains("put the pause process into its cgroup"), "{why}");
+            assert!(why.to_string().contains("the pause process into its cgroup"), "{why}");
             assert_eq!(pod.client.state().unwrap().pause, None);
             let pid = pod.client.pause(Some(leaf.path())).unwrap();
             assert_eq!(leaf.pids().unwrap(), [pid]);
