@@ -175,12 +175,14 @@ fn change_directory(path: &CString) -> Result<(), Errno> {
     if process::cwd_is_inside()? { Ok(()) } else { Err(Errno::from_raw(libc::EXDEV)) }
 }
 
-/// The first place with an executable file; what speaks against the last one otherwise.
+/// The first place with an executable file; what speaks against the last one otherwise. A filter that forbids to ask
+/// leaves the answer to execve(2).
 fn find_program(places: &[CString]) -> Result<usize, Errno> {
     let mut why = Errno::from_raw(libc::ENOENT);
     for (at, place) in places.iter().enumerate() {
         match process::may_execute(place) {
             Ok(()) => return Ok(at),
+            Err(errno) if errno.is_refusal() => return Ok(at),
             Err(errno) if errno.raw() == libc::EACCES => why = errno,
             Err(errno) if why.raw() == libc::ENOENT => why = errno,
             Err(_) => {}

@@ -192,9 +192,13 @@ impl Init<'_> {
             Step::Program(places) => Some(places),
             _ => None,
         });
-        match places.and_then(|places| places.get(self.program)) {
-            Some(path) => process::execve(path, &self.image.args, &self.image.env),
-            None => Errno::from_raw(libc::ENOENT),
+        let mut why = Errno::from_raw(libc::ENOENT);
+        for path in places.into_iter().flatten().skip(self.program) {
+            why = process::execve(path, &self.image.args, &self.image.env);
+            if !matches!(why.raw(), libc::ENOENT | libc::ENOTDIR) {
+                break;
+            }
         }
+        why
     }
 }

@@ -22,6 +22,11 @@ impl Errno {
     pub const fn raw(self) -> i32 {
         self.0
     }
+
+    /// What a seccomp filter answers for a call that its author did not know, as does a kernel that lacks the call.
+    pub const fn is_refusal(self) -> bool {
+        matches!(self.0, libc::EPERM | libc::ENOSYS)
+    }
 }
 
 impl From<nix::errno::Errno> for Errno {

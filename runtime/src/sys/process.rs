@@ -362,12 +362,21 @@ pub fn cwd_is_inside() -> Result<bool, Errno> {
     Ok(length > 0 && path[0] == b'/')
 }
 
-/// access(2) with the effective ids (faccessat2 with `AT_EACCESS`), for execution.
+/// access(2) for execution, with the effective ids where that may be asked (faccessat2 with `AT_EACCESS`).
+///
+/// A seccomp filter that is in force already may be older than faccessat2 and refuse it; the effective ids are the real
+/// ones by then, so that faccessat says the same.
 pub fn may_execute(path: &CStr) -> Result<(), Errno> {
     // SAFETY: `path` is a C string that outlives the call.
     let ret =
         unsafe { libc::syscall(libc::SYS_faccessat2, libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS) };
-    check(ret).map(drop)
+    match check(ret) {
+        Err(errno) if errno.is_refusal() => {
+            // SAFETY: as above.
+            check(unsafe { libc::syscall(libc::SYS_faccessat, libc::AT_FDCWD, path.as_ptr(), libc::X_OK) }).map(drop)
+        }
+        done => done.map(drop),
+    }
 }
 
 /// All signals unblocked, and SIGPIPE back at its default action: Rust's start-up code ignores it, and what is ignored

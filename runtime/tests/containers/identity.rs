@@ -123,6 +123,26 @@ fn seccomp_denies_what_it_is_told_to_in_run_and_exec() {
     house.ok(&["delete", "--force", "c"]);
 }
 
+/// Profiles are older than the calls that look a program up: none of these may be needed once the filter is in force.
+#[test]
+fn a_filter_that_forbids_to_look_for_the_program_lets_it_be_found() {
+    let mut house = house!("seccomp-lookup");
+    house.set(
+        "/linux/seccomp",
+        json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{ "names": ["faccessat2", "faccessat", "access", "openat2"], "action": "SCMP_ACT_ERRNO" }]
+        }),
+    );
+    house.set("/process/noNewPrivileges", json!(false));
+    house.set("/process/args", json!(["cat", "/proc/self/comm"]));
+    house.set("/process/env", json!(["PATH=/nowhere:/etc:/bin"]));
+    assert_eq!(house.prints(), "cat\n");
+    house.set("/process/args", json!(["no-such-program"]));
+    let said = house.run();
+    assert!(said.code != 0 && said.err.contains("no-such-program"), "{said:?}");
+}
+
 #[test]
 fn only_preserved_descriptors_are_handed_down() {
     if !std::path::Path::new("/bin/bash").exists() {
