@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Process;
 
@@ -11,7 +12,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::launch;
 use crate::plan::{self, Inside, Wishes};
 use crate::spec;
-use crate::state::Home;
+use crate::state::{self, Home};
 use crate::status::{self, Op};
 use crate::sys::Solo;
 use crate::sys::clone::{self, Reap, flags};
@@ -54,8 +55,9 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
     let (seen, init) = home.look(|| cgroup.is_frozen().unwrap_or(false))?;
     status::allow(Op::Exec, status::derive(seen))?;
     let init = init.ok_or_else(|| Error::new(Kind::WrongState, "it has no process"))?;
+    wait_for_set_up(&home, init.pid)?;
     let target = clone::pidfd_open(init.pid).context(|| format!("open process {}", init.pid))?;
-    if crate::state::started(init.pid) != Some(init.start) {
+    if state::started(init.pid) != Some(init.start) {
         return Err(Error::new(Kind::WrongState, "cannot exec in a stopped container"));
     }
     let wishes = Wishes {
@@ -95,4 +97,20 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
             Err(why)
         }
     }
+}
+
+/// How long an exec waits for a container that is just being run.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A container that `run` is still building has a process already, but the host's file system is its root until the
+/// pivot: whoever joined it now would run on the host. One that waits for its start has been built.
+fn wait_for_set_up(home: &Home, pid: i32) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while state::is_setting_up(pid) && !home.fifo().exists() {
+        if Instant::now() > end {
+            return Err(Error::new(Kind::WrongState, "it is still being set up"));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }

@@ -103,16 +103,19 @@ pub(crate) fn launch(
     crate::plan::check_size(&plan)?;
     let (ours, theirs) = talk::pair()?;
     let keep = ground.keep(&theirs, preserved(&plan));
+    let last = ground.keep_last(&theirs, preserved(&plan));
+    // What enters a PID namespace that others live in is born undumpable: with CAP_SYS_PTRACE they could otherwise take
+    // descriptors out of it before it comes to hide itself (CVE-2016-9962).
+    let hides = matches!(plan.steps.first(), Some(Step::Hide));
     let mut restore = Vec::new();
     let stood = stand_around(&plan, &ground, &mut restore);
     let side = match stood {
-        Ok(()) => {
-            clone::clone3(alone, plan.cloned, cgroup).context(|| format!("clone {}", namespace_names(plan.cloned)))
-        }
+        Ok(()) => clone::hidden(hides, || clone::clone3(alone, plan.cloned, cgroup))
+            .context(|| format!("clone {}", namespace_names(plan.cloned))),
         Err(why) => Err(why),
     };
     if let Ok(Side::Child) = side {
-        init::run(plan, &ground, &theirs, &keep);
+        init::run(plan, &ground, &theirs, &keep, &last);
     }
     let restored = restore.iter().try_for_each(|(of, fd): &(u64, OwnedFd)| clone::setns(fd.as_fd(), *of));
     let Side::Parent(pid, pidfd) = side? else { process::leave(1) };
@@ -128,7 +131,7 @@ pub(crate) fn launch(
 /// How many descriptors from 3 on the program inherits.
 fn preserved(plan: &Plan) -> u32 {
     let counts =
-        plan.steps.iter().filter_map(|step| if let Step::CloseOnExec(count) = step { Some(*count) } else { None });
+        plan.steps.iter().filter_map(|step| if let Step::CloseOthers(count) = step { Some(*count) } else { None });
     counts.max().unwrap_or(0)
 }
 

@@ -155,6 +155,12 @@ impl RootDir {
     }
 }
 
+impl From<RootDir> for OwnedFd {
+    fn from(root: RootDir) -> OwnedFd {
+        root.0
+    }
+}
+
 impl AsFd for RootDir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -14,6 +14,7 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -301,12 +302,21 @@ fn missing(id: &str) -> Error {
     Error::new(Kind::NotFound, format!("container {id} does not exist"))
 }
 
-/// Writes a file beside the old one and puts it in its place.
+/// Writes a file beside the old one and puts it in its place. Never through a link: a pid file may lie in a directory
+/// that others write to.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
-    fs::write(&beside, bytes).context(|| format!("write {}", path.display()))?;
-    fs::rename(&beside, path).context(|| format!("write {}", path.display()))
+    let what = || format!("write {}", path.display());
+    let mut file = match File::create_new(&beside) {
+        // Left by a writer that was killed, or planted.
+        Err(why) if why.kind() == std::io::ErrorKind::AlreadyExists => {
+            fs::remove_file(&beside).and_then(|()| File::create_new(&beside)).context(what)?
+        }
+        made => made.context(what)?,
+    };
+    file.write_all(bytes).context(what)?;
+    fs::rename(&beside, path).context(what)
 }
 
 /// When the process of this number started; `None` when it is gone or a zombie (proc_pid_stat(5), fields 3 and 22).
@@ -318,6 +328,19 @@ pub fn started(pid: i32) -> Option<u64> {
 pub(crate) fn start_of(pid: i32) -> Result<u64> {
     let found = look_up(pid).map(|(_, start)| start);
     found.ok_or_else(|| Error::system(format!("look at process {pid}"), Errno::from_raw(libc::ESRCH)))
+}
+
+/// Whether this is a process of the runtime that has not become its program yet: a clone that never called execve
+/// (`PF_FORKNOEXEC` among the flags of proc_pid_stat(5)), of this very binary. The second, because a restored process
+/// never called execve either.
+pub(crate) fn is_setting_up(pid: i32) -> bool {
+    const PF_FORKNOEXEC: u64 = 0x40;
+    let flags = || -> Option<u64> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.get(stat.rfind(')')? + 2..)?.split(' ').nth(6)?.parse().ok()
+    };
+    let binary = |of: &str| fs::metadata(format!("/proc/{of}/exe")).map(|exe| (exe.dev(), exe.ino())).ok();
+    flags().is_some_and(|flags| flags & PF_FORKNOEXEC != 0) && binary(&pid.to_string()) == binary("self")
 }
 
 fn look_up(pid: i32) -> Option<(bool, u64)> {

@@ -1,7 +1,7 @@
 //! DO: who the process is, and where it stands.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::{Init, Trouble};
 use crate::plan::{Step, User};
@@ -27,7 +27,7 @@ impl Init<'_> {
             Step::IoPriority(value) => process::set_io_priority(*value)?,
             Step::Streams => self.place_streams()?,
             Step::OwnStreams(uid) => self.own_streams(*uid),
-            Step::CloseOnExec(preserved) => close_on_exec(*preserved)?,
+            Step::CloseOthers(preserved) => self.close_others(*preserved)?,
             Step::NoNewPrivileges => process::no_new_privileges()?,
             Step::Seccomp(program, flags) => process::install_filter(program, *flags)?,
             Step::Bounding(keep) => bound(*keep)?,
@@ -57,6 +57,17 @@ impl Init<'_> {
             Err(errno) if refused(&errno) => Err(Trouble::Minor(errno)),
             done => Ok(done?),
         }
+    }
+
+    /// From here on nothing is open that leads out of the container. What the last steps need is close-on-exec.
+    fn close_others(&mut self, preserved: u32) -> Result<(), Errno> {
+        for number in 3..3 + preserved {
+            process::set_close_on_exec(number as i32, false)?;
+        }
+        // Closed below, by number.
+        let handles = [self.root.take().map(OwnedFd::from), self.empty.take(), self.null.take()];
+        handles.into_iter().flatten().for_each(std::mem::forget);
+        self.last.close_others()
     }
 
     /// Looks `HOME` up as a login would; without an entry it stays `/`.
@@ -130,13 +141,6 @@ fn limit(number: u32, soft: u64, hard: u64) -> Result<(), Trouble> {
     let (_, allowed) = process::limit(number)?;
     process::set_limit(number, soft.min(allowed), hard.min(allowed))?;
     Err(Trouble::Minor(refused))
-}
-
-fn close_on_exec(preserved: u32) -> Result<(), Errno> {
-    for number in 3..3 + preserved {
-        process::set_close_on_exec(number as i32, false)?;
-    }
-    process::close_on_exec_from(3 + preserved)
 }
 
 /// Drops every capability from the bounding set but these; the kernel's last is where `EINVAL` starts.

@@ -43,12 +43,19 @@ impl Ground {
         let singles = self.fifo.iter().chain(&self.state).chain([&self.proc]);
         Keep::new(preserved, lists.chain(singles).map(AsFd::as_fd).chain([talk.as_fd()]))
     }
+
+    /// What the last steps still need: the conversation, the fifo, the state for hooks. Nothing that leads to the host.
+    pub fn keep_last(&self, talk: &End, preserved: u32) -> Keep {
+        let singles = self.fifo.iter().chain(&self.state).map(AsFd::as_fd);
+        Keep::new(preserved, singles.chain([talk.as_fd()]))
+    }
 }
 
 /// The child's own bookkeeping between steps.
 struct Init<'a> {
     ground: &'a Ground,
     talk: &'a End,
+    last: &'a Keep,
     image: &'a mut Image,
     /// The container's root, once there is one.
     root: Option<RootDir>,
@@ -65,7 +72,7 @@ struct Init<'a> {
 }
 
 /// Runs the plan; never returns. On success the process becomes the program.
-pub fn run(mut plan: Plan, ground: &Ground, talk: &End, keep: &Keep) -> ! {
+pub fn run(mut plan: Plan, ground: &Ground, talk: &End, keep: &Keep, last: &Keep) -> ! {
     // The lock on the container's directory, and of a monitor its socket, its clients and other containers' pipes: a
     // container may wait for its start for days, and none of them would end before. What cannot be closed now is
     // closed by the exec, whose step does not forgive.
@@ -75,6 +82,7 @@ pub fn run(mut plan: Plan, ground: &Ground, talk: &End, keep: &Keep) -> ! {
     let mut init = Init {
         ground,
         talk,
+        last,
         image: &mut plan.image,
         root: None,
         terminal: None,

@@ -8,7 +8,7 @@ use lexopt::{Arg, Parser};
 use super::daemon::{Config, start};
 use super::journal::Level;
 use crate::error::{Error, Kind, Result};
-use crate::sys::process;
+use crate::sys::{Solo, process};
 
 /// How the command is called.
 pub const USAGE: &str = "\
@@ -29,6 +29,8 @@ pub fn command(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
     let config = parse(arguments)?;
     // Whatever the starter left open is none of the monitor's business; nothing of ours is open yet.
     let _ = process::close_from(3);
+    // A daemon starts it from a sealed copy; whoever else does gets the same protection.
+    crate::seal::protect(&Solo::prove()?)?;
     start(&config)
 }
 

@@ -29,6 +29,9 @@ pub use namespaces::flag;
 pub use process::Image;
 pub use step::{Device, Hook, Mount, Slot, Step, Target, User, What, namespace_names};
 
+/// The bit of CAP_SYS_PTRACE: looks into undumpable processes, which exec into a created container has to.
+const CAP_SYS_PTRACE: u64 = 1 << 19;
+
 /// What a plan has to know of the host.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
@@ -189,8 +192,10 @@ pub fn create(spec: &Spec, bundle: &Path, host: &Host, filter: Option<Filter>, w
     let (sysctls, network) = sysctl::decide(linux)?;
     plan.steps.extend(sysctls);
     plan.guards_network = network;
+    let runtime_may_look = host.permitted & CAP_SYS_PTRACE != 0;
     let host = if spaces.other_user { &Host { permitted: u64::MAX >> 1, ..host.clone() } } else { host };
     process::become_it(&mut plan, Some(spec), process, host, filter, wishes)?;
+    process::hide_while_waiting(&mut plan, runtime_may_look);
     Ok(plan)
 }
 

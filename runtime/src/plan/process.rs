@@ -110,10 +110,12 @@ pub(super) fn become_it(
     if user.uid != 0 {
         steps.push(Step::OwnStreams(user.uid));
     }
-    steps.push(Step::CloseOnExec(wishes.preserve_fds));
     if lacks_home(process) {
         steps.push(Step::Home(user.uid));
     }
+    // Before any path of the specification is used: `/proc/self/fd/N` as working directory or program must not find a
+    // descriptor of the host (CVE-2024-21626), nor must another process of the container while this one waits.
+    steps.push(Step::CloseOthers(wishes.preserve_fds));
     if safe {
         steps.push(Step::NoNewPrivileges);
     } else {
@@ -137,6 +139,15 @@ pub(super) fn become_it(
     steps.extend(filter);
     steps.push(Step::Exec(process.args().iter().flatten().next().cloned().unwrap_or_default()));
     Ok(())
+}
+
+/// A process that waits for its start has no filter yet, and others may be put beside it by exec: it hides from them.
+/// A runtime without CAP_SYS_PTRACE could not put them there any more, so for that (rootless) one it stays visible.
+pub(super) fn hide_while_waiting(plan: &mut Plan, runtime_may_look: bool) {
+    let ready = plan.steps.iter().position(|step| matches!(step, Step::Say(Word::Ready)));
+    if let Some(at) = ready.filter(|_| runtime_may_look) {
+        plan.steps.insert(at, Step::Hide);
+    }
 }
 
 impl Plan {

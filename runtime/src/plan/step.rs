@@ -83,8 +83,8 @@ pub enum Step {
     Streams,
     /// Hand the standard streams to this user.
     OwnStreams(u32),
-    /// Preserve this many descriptors from 3 on, close the others at exec.
-    CloseOnExec(u32),
+    /// Preserve this many descriptors from 3 on and close the others, but for the few that the last steps need.
+    CloseOthers(u32),
     /// No more privileges by exec.
     NoNewPrivileges,
     /// System call filter, with the flags of seccomp(2).
@@ -286,7 +286,7 @@ impl Step {
             Step::IoPriority(value) => write!(f, "set io priority {value:#x}"),
             Step::Streams => f.write_str("place the standard streams"),
             Step::OwnStreams(uid) => write!(f, "give the standard streams to uid {uid}"),
-            Step::CloseOnExec(preserved) => write!(f, "close descriptors from {} on at exec", 3 + preserved),
+            Step::CloseOthers(preserved) => write!(f, "close descriptors from {} on", 3 + preserved),
             Step::NoNewPrivileges => f.write_str("set no_new_privs"),
             Step::Seccomp(program, flags) => {
                 write!(f, "install seccomp filter of {} instructions, flags {flags}", program.len())

@@ -57,7 +57,8 @@ pub fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<(usize, Option
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
     message.msg_control = ancillary.0.as_mut_ptr().cast();
-    message.msg_controllen = 24;
+    // CMSG_LEN rather than CMSG_SPACE: the padding behind one descriptor would have room for a second, owned by nobody.
+    message.msg_controllen = 20;
     let length = loop {
         // SAFETY: `message` points to writable buffers that outlive the call.
         let ret = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };

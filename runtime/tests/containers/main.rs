@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot go on has failed")]
 
+mod beside;
 mod hostile;
 mod house;
 mod identity;
