@@ -52,6 +52,12 @@ vm-test: setup-vm ## run the runtime's tests in a virtual machine with pure cgro
 bench: setup-bench build ## measure against the peers, interleaved, and print the table
 	$(CARGO) run -q --release -p gantry-tests --bin bench
 
-install: build ## install both binaries below PREFIX (/usr/local)
+SHARE := $(DESTDIR)$(PREFIX)/share
+install: build ## install both binaries, man pages and completions below PREFIX (/usr/local)
 	install -D -m 0755 $(GANTRY) $(DESTDIR)$(PREFIX)/bin/gantry
 	install -D -m 0755 $(RUNTIME) $(DESTDIR)$(PREFIX)/bin/gantry-runtime
+	$(RUNTIME) man $(SHARE)/man/man8
+	install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	$(RUNTIME) completion bash > $(SHARE)/bash-completion/completions/gantry-runtime
+	$(RUNTIME) completion zsh > $(SHARE)/zsh/site-functions/_gantry-runtime
+	$(RUNTIME) completion fish > $(SHARE)/fish/vendor_completions.d/gantry-runtime.fish

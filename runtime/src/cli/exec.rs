@@ -14,6 +14,11 @@ pub(super) fn exec(call: &Call) -> Result<i32> {
     let alone = Solo::prove()?;
     seal::protect(&alone)?;
     let root = call.root();
+    for flag in ["apparmor", "process-label", "cgroup", "ignore-paused", "pidfd-socket"] {
+        if call.has(flag) {
+            return Err(Error::new(Kind::Unsupported, format!("--{flag}: not supported yet")));
+        }
+    }
     let process = match call.path("process") {
         Some(path) => spec::load_process(path)?,
         None => from_flags(call, lifecycle::process_of(&root, call.id()?)?)?,
@@ -58,8 +63,14 @@ fn from_flags(call: &Call, mut process: Process) -> Result<Process> {
         env.push(pair.to_owned());
     }
     process.set_env(Some(env));
-    if call.has("no-new-privs") {
-        process.set_no_new_privileges(Some(true));
+    if let Some(on) = call.switch("no-new-privs") {
+        process.set_no_new_privileges(Some(on));
+    }
+    if let Some(profile) = call.text("apparmor")? {
+        process.set_apparmor_profile(Some(profile.to_owned()));
+    }
+    if let Some(label) = call.text("process-label")? {
+        process.set_selinux_label(Some(label.to_owned()));
     }
     if let Some(user) = call.texts("user")?.last() {
         let (uid, gid) = ids(user)?;

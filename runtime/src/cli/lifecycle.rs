@@ -40,8 +40,14 @@ pub(super) fn run(call: &Call) -> Result<i32> {
 }
 
 fn load(call: &Call) -> Result<Spec> {
-    let id = call.id()?;
-    spec::load(bundle(call)).context(|| format!("{} {id}", call.command.name))
+    if call.has("pidfd-socket") {
+        return Err(Error::new(Kind::Unsupported, "--pidfd-socket: not supported yet"));
+    }
+    let loaded = match call.path("config") {
+        Some(path) => spec::load_file(path),
+        None => spec::load(bundle(call)),
+    };
+    loaded.context(|| format!("{} {}", call.command.name, call.id().unwrap_or_default()))
 }
 
 fn bundle(call: &Call) -> &Path {
@@ -77,11 +83,11 @@ fn request<'a>(call: &'a Call, spec: &'a Spec, root: &'a Path) -> Result<CreateR
 /// `--preserve-fds`, and the sockets of systemd's socket activation.
 pub(super) fn preserved(call: &Call) -> Result<u32> {
     let listen = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse::<u32>().ok());
-    let count = call.number("preserve-fds")?.unwrap_or(0) + listen.unwrap_or(0);
-    if count > 65_536 {
-        return Err(Error::new(Kind::Invalid, format!("--preserve-fds: {count} is too many")));
+    let asked = call.number("preserve-fds")?.unwrap_or(0);
+    match u32::try_from(asked).ok().and_then(|asked| asked.checked_add(listen.unwrap_or(0))) {
+        Some(count @ ..=65_536) => Ok(count),
+        _ => Err(Error::new(Kind::Invalid, format!("--preserve-fds: {asked} is not between 0 and 65536"))),
     }
-    Ok(count)
 }
 
 pub(super) fn start(call: &Call) -> Result<i32> {

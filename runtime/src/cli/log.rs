@@ -2,13 +2,13 @@
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::path::Path;
 use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::parse::Call;
+use super::parse::{Call, Given};
 use crate::clock;
-use crate::error::Error;
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -18,10 +18,9 @@ struct Line<'a> {
 }
 
 /// Tells of the failure that ends the command.
-pub(super) fn error(call: &Call, error: &Error) {
-    let text = error.to_string();
-    eprintln!("gantry-runtime: {text}");
-    append(call, "error", &text);
+pub(super) fn error(given: &Given, sentence: &str) {
+    eprintln!("gantry-runtime: {sentence}");
+    append(given, "error", sentence);
 }
 
 /// Tells of something that is missing but does not end the command.
@@ -30,15 +29,15 @@ pub(super) fn warnings(call: &Call, warnings: &[String]) {
         if call.value("log").is_none() {
             eprintln!("gantry-runtime: warning: {text}");
         }
-        append(call, "warning", text);
+        append(&call.given, "warning", text);
     }
 }
 
 /// A log that cannot be written must not keep a container from running: the failure goes to standard error.
-fn append(call: &Call, level: &str, msg: &str) {
-    let Some(path) = call.path("log") else { return };
+fn append(given: &Given, level: &str, msg: &str) {
+    let Some(path) = given.value("log").filter(|path| !path.is_empty()).map(Path::new) else { return };
     let time = clock::rfc3339(SystemTime::now());
-    let json = call.value("log-format").is_some_and(|format| format == "json");
+    let json = given.value("log-format").is_some_and(|format| format == "json");
     let line = Line { level, msg, time: &time };
     let text = if json {
         serde_json::to_string(&line).unwrap_or_default() + "\n"

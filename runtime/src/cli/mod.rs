@@ -1,14 +1,23 @@
-//! The command line: one table of commands and flags (`table.rs`) that feeds the parser and the help.
+//! The command line: one table of commands and flags (`table.rs`, `flags.rs`) that feeds the parser, the
+//! help, the man pages and the completions.
 //!
 //! Names, meanings and exit codes are runc's, so that containerd, podman and CRI-O can call this binary in its place.
 
+mod complete;
+mod documents;
 mod exec;
+mod flags;
+mod help;
 mod inspect;
 mod lifecycle;
 mod log;
+mod man;
 mod parse;
+mod pending;
 mod relay;
+mod root;
 mod table;
+mod values;
 
 use std::ffi::OsString;
 
@@ -23,14 +32,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
             return 0;
         }
         Err(refusal) => {
-            eprintln!("gantry-runtime: {}", refusal.sentence);
+            log::error(&refusal.given, &refusal.sentence);
             return refusal.code;
         }
     };
     match (call.command.run)(&call) {
         Ok(code) => code,
         Err(error) => {
-            log::error(&call, &error);
+            log::error(&call.given, &error.to_string());
             // runc's exec ends with 255 on its own failures, so that they differ from the program's.
             match (call.command.name, error.kind()) {
                 ("exec", Kind::Program) if error.errno().is_some_and(|errno| errno.raw() == libc::ENOENT) => 127,

@@ -26,8 +26,15 @@ const LIMIT: u64 = 16 << 20;
 /// # Errors
 /// `Invalid` with the JSON path of what is wrong.
 pub fn load(bundle: &Path) -> Result<Spec> {
-    let path = bundle.join("config.json");
-    let text = read_bounded(&path)?;
+    load_file(&bundle.join("config.json"))
+}
+
+/// Reads and checks a configuration of any name.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_file(path: &Path) -> Result<Spec> {
+    let text = read_bounded(path)?;
     let spec: Spec = parse(&text).context(|| format!("read {}", path.display()))?;
     check(&spec).context(|| format!("check {}", path.display()))?;
     Ok(spec)
