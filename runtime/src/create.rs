@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Hooks, Spec};
 
+use crate::cgroup::systemd::Unit;
 use crate::cgroup::{Cgroup, Doors, Layout};
 use crate::error::{Context, Error, Kind, Result};
 use crate::launch::{self, Launched, Words};
@@ -15,7 +16,7 @@ use crate::status::Status;
 use crate::sys::clone::{self, Exit, Reap, flags};
 use crate::sys::{Solo, process};
 use crate::talk::{End, Word};
-use crate::{clock, hooks, labels, lifecycle, seccomp, spec, state};
+use crate::{clock, hooks, lifecycle, seccomp, spec, state};
 
 /// What a new container is to be made of.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub struct Options {
     pub no_pivot: bool,
     /// Keep the session keyring of the caller.
     pub no_new_keyring: bool,
+    /// systemd makes the cgroup, and `linux.cgroupsPath` is `slice:prefix:name`.
+    pub systemd_cgroup: bool,
 }
 
 /// Where the standard streams of a process lead.
@@ -141,20 +144,19 @@ fn make(request: &CreateRequest<'_>, alone: &Solo, wait: bool) -> Result<Created
     launch::check_preserved(request.preserve_fds)?;
     let bundle = std::path::absolute(request.bundle).context(|| "find the bundle")?;
     let loaded;
-    let mut notes = Vec::new();
     let spec = match request.spec {
         Some(given) => {
             spec::check(given)?;
             given
         }
         None => {
-            loaded = spec::load_file(&bundle.join("config.json"), &mut notes)?;
+            loaded = spec::load(&bundle)?;
             &loaded
         }
     };
     check_terminal(request, spec)?;
     let home = Home::claim(request.root, request.id)?;
-    match build(request, spec, &bundle, &home, alone, wait, notes) {
+    match build(request, spec, &bundle, &home, alone, wait) {
         Ok(created) => Ok(created),
         Err(why) => {
             // The delete path is the only rollback; the first failure is the one worth telling.
@@ -181,13 +183,14 @@ fn build(
     home: &Home,
     alone: &Solo,
     wait: bool,
-    notes: Vec<String>,
 ) -> Result<Created> {
     let layout = Layout::discover()?;
-    let cgroup = Cgroup::at(&layout, &cgroup_path(spec, request.id))?;
+    let unit = request.options.systemd_cgroup.then(|| Unit::of_spec(spec, request.id)).transpose()?;
+    let path = unit.as_ref().map_or_else(|| Ok(cgroup_path(spec, request.id)), Unit::cgroup)?;
+    let cgroup = Cgroup::at(&layout, &path)?;
     // Before the first record: what is recorded is what a rollback takes apart.
     refuse_used(&cgroup)?;
-    let facts = facts(request, spec, bundle, &cgroup);
+    let facts = facts(request, spec, bundle, &cgroup, unit);
     home.record(&facts)?;
     let filter = compile(spec)?;
     if let Some(filter) = &filter {
@@ -195,22 +198,20 @@ fn build(
     }
     let wishes = Wishes {
         wait,
+        placed: facts.unit.is_some(),
         no_pivot: request.options.no_pivot,
         no_new_keyring: request.options.no_new_keyring,
         preserve_fds: request.preserve_fds,
     };
-    let host = Host { labels: labels::seen(spec.process().as_ref(), spec.linux().as_ref()), ..host(&layout, &cgroup)? };
-    let host = Host { keyring: format!("_ses.{}", request.id), ..host };
-    let mut plan = plan::create(spec, bundle, &host, filter, wishes)?;
-    plan.warnings.splice(0..0, notes);
-    let mut doors = limit(&cgroup, spec)?;
+    let plan = plan::create(spec, bundle, &host(&layout, &cgroup)?, filter, wishes)?;
+    let mut doors = if wishes.placed { Doors::default() } else { limit(&cgroup, spec)? };
     let mut ground = launch::ground(&plan, Vec::new(), &mut doors, &request.stdio)?;
     if wait {
         ground.fifo = Some(home.make_fifo()?);
     }
     let told = in_container_hooks(spec).then(state_file).transpose()?;
     ground.state = told.as_ref().map(std::fs::File::try_clone).transpose().context(|| "duplicate")?.map(Into::into);
-    settle(request, spec, home, &facts, plan, ground, doors, told, alone)
+    settle(request, spec, home, &facts, &cgroup, plan, ground, doors, told, alone)
 }
 
 /// From the clone to the finished set-up. Whatever fails takes the child along.
@@ -220,6 +221,7 @@ fn settle(
     spec: &Spec,
     home: &Home,
     facts: &Facts,
+    cgroup: &Cgroup,
     mut plan: Plan,
     ground: crate::init::Ground,
     doors: Doors,
@@ -233,6 +235,10 @@ fn settle(
     let (launched, words) = launch::launch(plan, ground, unified, alone)?;
     let finish = || -> Result<launch::Heard> {
         home.record_init(Init { pid: launched.pid, start: state::start_of(launched.pid)? })?;
+        if let Some(unit) = &facts.unit {
+            unit.start(cgroup, spec, launched.pid)?;
+            launch::speak(&launched.talk, Word::Placed)?;
+        }
         if let Some(maps) = &maps {
             write_maps(launched.pid, maps)?;
             launch::speak(&launched.talk, Word::Mapped)?;
@@ -294,7 +300,7 @@ fn cgroup_path(spec: &Spec, id: &str) -> PathBuf {
     }
 }
 
-fn facts(request: &CreateRequest<'_>, spec: &Spec, bundle: &Path, cgroup: &Cgroup) -> Facts {
+fn facts(request: &CreateRequest<'_>, spec: &Spec, bundle: &Path, cgroup: &Cgroup, unit: Option<Unit>) -> Facts {
     let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     let after = spec.hooks().as_ref().filter(|hooks| hooks.poststart().is_some() || hooks.poststop().is_some());
     let after = after.map(|hooks| {
@@ -310,9 +316,9 @@ fn facts(request: &CreateRequest<'_>, spec: &Spec, bundle: &Path, cgroup: &Cgrou
         rootfs: spec.root().as_ref().map(|root| bundle.join(root.path())).unwrap_or_default(),
         created: clock::rfc3339(std::time::SystemTime::now()),
         cgroup: cgroup.path().to_owned(),
+        unit,
         namespaces: listed.iter().fold(0, |all, space| all | plan::flag(space.typ())),
         process: spec.process().clone().unwrap_or_default(),
-        lasting: spec.linux().as_ref().and_then(plan::Lasting::of),
         hooks: after,
         annotations: spec.annotations().clone().unwrap_or_default(),
     }
@@ -338,7 +344,6 @@ pub(crate) fn host(layout: &Layout, cgroup: &Cgroup) -> Result<Host> {
             .collect(),
         cgroup: cgroup.path().to_owned(),
         permitted: process::capget().context(|| "look at the own capabilities")?.permitted,
-        ..Host::default()
     })
 }
 

@@ -30,7 +30,6 @@ pub mod error;
 pub mod exec;
 mod hooks;
 pub mod init;
-mod labels;
 mod launch;
 pub mod lifecycle;
 pub mod monitor;

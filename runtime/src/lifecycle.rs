@@ -188,8 +188,11 @@ pub(crate) fn destroy(home: Home, patience: Duration) -> Result<()> {
     }
     let cgroup = cgroup(&facts)?;
     let killed = cgroup.kill_all();
+    let stopped = facts.unit.as_ref().map_or(Ok(()), |unit| unit.stop(&facts.cgroup));
     let deleted = cgroup.delete(patience);
     killed.and(deleted)?;
+    // A cgroup without a process is a scope that systemd ends by itself: what counts is that nothing is left.
+    drop(stopped);
     let list = facts.hooks.as_ref().and_then(|hooks| hooks.poststop().as_deref()).unwrap_or_default();
     let hooked = hooks::told(&facts, Status::Stopped, 0).and_then(|state| hooks::run("poststop", list, &state));
     home.remove()?;

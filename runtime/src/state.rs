@@ -23,8 +23,9 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Hooks, Process};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::systemd::Unit;
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::{Filter, Lasting};
+use crate::plan::Filter;
 use crate::status::Seen;
 use crate::sys::{self, Errno};
 
@@ -49,13 +50,13 @@ pub struct Facts {
     pub created: String,
     /// Its cgroup, below the mount of every tree.
     pub cgroup: PathBuf,
+    /// The unit that this cgroup belongs to, with the systemd driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
     /// Namespaces that differ from the runtime's, as the kernel's flags.
     pub namespaces: u64,
     /// What exec takes its defaults from.
     pub process: Process,
-    /// What of `linux` concerns the later processes, too.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lasting: Option<Box<Lasting>>,
     /// `poststart` and `poststop`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<Hooks>,

@@ -3,6 +3,8 @@
 //! ```text
 //!  parent (create, exec)                         child (init)
 //!    clone3 ------------------------------------>  steps ...
+//!    have systemd make its cgroup
+//!    Placed  ----------------------------------->  (only with the systemd driver)
 //!    write id maps
 //!    Mapped  ----------------------------------->  (only with a new user namespace)
 //!    write the pid into the state directory
@@ -28,6 +30,8 @@ use crate::sys::{Errno, socket};
 /// A message. The numbers are an agreement between two halves of one process image, never stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Word {
+    /// To the child: systemd has put it into its cgroup.
+    Placed,
     /// To the child: the id maps are written.
     Mapped,
     /// To the child: the runtime hooks have run.
@@ -57,6 +61,7 @@ impl Word {
             Word::Ready => (6, 0, 0),
             Word::Warned(step, errno) => (7, step, errno.raw()),
             Word::Failed(step, errno) => (8, step, errno.raw()),
+            Word::Placed => (9, 0, 0),
         };
         let mut bytes = [tag, 0, 0, 0, 0, 0, 0, 0];
         bytes[2..4].copy_from_slice(&step.to_ne_bytes());
@@ -76,6 +81,7 @@ impl Word {
             6 => Word::Ready,
             7 => Word::Warned(step, errno),
             8 => Word::Failed(step, errno),
+            9 => Word::Placed,
             _ => return None,
         })
     }
@@ -140,6 +146,7 @@ mod tests {
     fn every_word_survives_the_wire() {
         let errno = Errno::from_raw(libc::EPERM);
         let words = [
+            Word::Placed,
             Word::Mapped,
             Word::Hooked,
             Word::Recorded,

@@ -1,8 +1,8 @@
 //! Control groups: limits, membership, freezing, counting and killing, on v1, v2 and any mixture.
 //!
 //! [`Layout`] says where each controller is mounted, [`resources`] and [`devices`] decide what to write (pure), and
-//! [`Cgroup`] is one container's directory in every tree. Only the cgroupfs driver: whoever owns the parent directory
-//! makes and removes it.
+//! [`Cgroup`] is one container's directory in every tree. Whoever owns the parent directory makes and removes it: the
+//! runtime itself, or [`systemd`].
 //!
 //! ```text
 //! let layout = Layout::discover()?;
@@ -19,12 +19,8 @@
 //! the kernel's `cgroup_threadgroup_rwsem` for writing and, after idle, waits for an RCU grace period (a run of
 //! `/bin/true` then takes 14.4 ms instead of 5.5).
 
-mod apply;
-#[cfg(test)]
-mod changes;
 mod control;
 mod controller;
-pub mod device_list;
 pub mod device_program;
 pub mod devices;
 #[cfg(test)]
@@ -34,8 +30,8 @@ mod host;
 mod layout;
 mod oom;
 pub mod resources;
+pub mod systemd;
 mod tree;
-mod undo;
 mod usage;
 mod v1;
 mod v2;
@@ -45,4 +41,5 @@ pub use layout::{Hierarchy, Layout, below_mount};
 pub use oom::OomWatch;
 pub use tree::{Cgroup, Doors};
 pub use usage::{IoUsage, MemoryUsage, Usage};
+use v2::swap as swap_alone;
 pub use v2::weight as cpu_weight;

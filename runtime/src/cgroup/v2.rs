@@ -33,7 +33,7 @@ pub(super) fn memory(memory: &LinuxMemory, writes: &mut Vec<Write>) -> Result<()
 ///
 /// # Errors
 /// `Invalid` where the sum is below the memory limit, or no memory limit is known to subtract.
-fn swap(sum: i64, limit: i64) -> Result<Option<i64>> {
+pub(super) fn swap(sum: i64, limit: i64) -> Result<Option<i64>> {
     let invalid = |what: String| Err(Error::new(Kind::Invalid, format!("linux.resources.memory: {what}")));
     match (sum, limit) {
         // Unlimited memory, nothing said of swap: v1 gave unlimited swap with it.
@@ -59,8 +59,7 @@ pub(super) fn cpu(cpu: &LinuxCpu, writes: &mut Vec<Write>) -> Result<()> {
     if let Some(idle) = cpu.idle() {
         writes.push(Write::must(Cpu, "cpu.idle", idle));
     }
-    // An idle cgroup has a weight of its own, and refuses another.
-    if let Some(shares) = cpu.shares().filter(|shares| *shares != 0 && cpu.idle() != Some(1)) {
+    if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
         writes.push(Write::must(Cpu, "cpu.weight", weight(shares)));
     }
     let (quota, period) = (cpu.quota().unwrap_or(0), cpu.period().unwrap_or(0));

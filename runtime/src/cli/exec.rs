@@ -36,7 +36,7 @@ pub(super) fn exec(call: &Call) -> Result<i32> {
         stdio: call.path("console-socket").filter(|_| terminal).map_or(Stdio::Inherit, Stdio::ConsoleSocket),
         preserve_fds: preserved(call)?,
         pid_file: call.path("pid-file"),
-        options: Options { no_pivot: false, no_new_keyring: call.has("no-new-keyring") },
+        options: Options { no_new_keyring: call.has("no-new-keyring"), ..Options::default() },
     };
     let mut made = crate::exec::exec(&request, &alone)?;
     log::warnings(call, &made.warnings);

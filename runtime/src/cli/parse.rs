@@ -71,6 +71,11 @@ impl Call {
         self.value(name).is_some_and(|value| value != "false")
     }
 
+    /// Whether systemd is to manage the cgroup of a new container: runc's flag, or crun's.
+    pub(super) fn wants_systemd(&self) -> bool {
+        self.has("systemd-cgroup") || self.value("cgroup-manager").is_some_and(|value| value == "systemd")
+    }
+
     /// A switch, if it is given: `--flag=false` is not the same as nothing.
     pub(super) fn switch(&self, name: &str) -> Option<bool> {
         self.value(name).map(|value| value != "false")
@@ -200,11 +205,6 @@ impl Line {
         }
         check_count(command, arguments.len())?;
         values::check_rootless(self.given.value("rootless")).or_else(wrong)?;
-        if self.given.value("systemd-cgroup").is_some_and(|value| value == "true")
-            || self.given.value("cgroup-manager").is_some_and(|value| value == "systemd")
-        {
-            return wrong("--systemd-cgroup: not supported yet; leave it out to use cgroupfs");
-        }
         let root = root::find(self.given.value("root")).map_err(|why| (why.to_string(), 1))?;
         let given = std::mem::take(&mut self.given);
         Ok(Parsed::Call(Call { command, given, arguments, root }))
@@ -409,7 +409,6 @@ mod tests {
             ("--rootless maybe list", "--rootless: \"maybe\" is none of true, false, auto", 1),
             ("--debug=maybe list", "--debug: \"maybe\" is neither true nor false", 1),
             ("--root / list", "--root: the root directory itself holds no state; name a directory of its own", 1),
-            ("--systemd-cgroup create x", "--systemd-cgroup: not supported yet; leave it out to use cgroupfs", 1),
         ];
         for (line, sentence, code) in cases {
             assert_eq!(refusal(line), (sentence.to_owned(), code));

@@ -13,8 +13,6 @@ fn host() -> Host {
         cgroups: vec![tree("cpu,cpuacct", false), tree("pids", false)],
         cgroup: "box/web".into(),
         permitted: u64::MAX,
-        keyring: "_ses.web".into(),
-        ..Host::default()
     }
 }
 
@@ -45,8 +43,6 @@ fn between(text: &str, first: &str, last: &str) -> String {
 const TEMPLATE_PLAN: &str = "\
 clone mount uts ipc pid network
 enter the cgroup
-run on every cpu
-bring the loopback device up
 start a session
 unshare the cgroup namespace
 make / rslave
@@ -96,7 +92,7 @@ mask /sys/firmware
 make / read-only
 pivot to the rootfs
 set hostname gantry
-join session keyring _ses.web
+join a new session keyring
 limit RLIMIT_NOFILE to 1024:1024
 place the standard streams
 find HOME of uid 0
@@ -127,6 +123,14 @@ fn run_does_not_wait() {
 }
 
 #[test]
+fn with_systemd_the_child_waits_for_its_cgroup_before_anything_depends_on_it() {
+    let plan = planned(&[], &host(), Wishes { placed: true, ..Wishes::default() }).unwrap().to_string();
+    assert!(!plan.contains("enter the cgroup"), "{plan}");
+    let between = between(&plan, "await Placed", "make / r");
+    assert_eq!(between, "start a session\nunshare the cgroup namespace\n");
+}
+
+#[test]
 fn a_user_namespace_is_mapped_first_and_gets_devices_by_bind() {
     let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
     let spaces = json!([
@@ -152,7 +156,7 @@ fn a_user_namespace_is_mapped_first_and_gets_devices_by_bind() {
     assert!(
         text.starts_with(
             "around the clone: join network\nclone mount uts user\nmap uids 0 100000 65536, gids 0 100000 65536\n\
-             become undumpable\nenter the cgroup\nrun on every cpu\nawait Mapped\nbecome root of the user namespace\nstart a session\nmake / rslave\n"
+             become undumpable\nenter the cgroup\nawait Mapped\nbecome root of the user namespace\nstart a session\nmake / rslave\n"
         ),
         "{text}"
     );
@@ -171,7 +175,7 @@ fn joined_namespaces_are_entered_by_the_child_pid_by_the_parent() {
     let text = text(&[("/linux/namespaces", spaces)]);
     assert!(
         text.starts_with(
-            "around the clone: join pid\nclone mount\nbecome undumpable\nenter the cgroup\nrun on every cpu\njoin network namespace /run/net\n\
+            "around the clone: join pid\nclone mount\nbecome undumpable\nenter the cgroup\njoin network namespace /run/net\n\
              join ipc namespace /run/ipc\njoin uts namespace /run/uts\nstart a session\nmake / rslave\n"
         ),
         "{text}"
@@ -216,7 +220,7 @@ fn hooks_stand_at_their_points() {
     let plan = create(&spec, Path::new("/b"), &host(), None, wishes).unwrap().to_string();
     assert_eq!(
         between(&plan, "link /dev/ptmx", "make /proc/bus"),
-        "say Hooks\nawait Hooked\nawait Recorded\nrun createContainer hook /c\n"
+        "say Hooks\nawait Hooked\nrun createContainer hook /c\n"
     );
     assert_eq!(between(&plan, "await start", "execute"), "run startContainer hook /d\n");
 }
@@ -288,13 +292,13 @@ fn exec_hides_before_it_joins() {
     let mut spec: Spec = spec::parse(TEMPLATE).unwrap();
     let process = spec.process_mut().as_mut().unwrap();
     process.set_terminal(Some(true)).set_oom_score_adj(Some(100));
-    let inside = Inside { spaces: flags::MOUNT | flags::USER | flags::NETWORK, around: flags::PID, lasting: None };
+    let inside = Inside { spaces: flags::MOUNT | flags::USER | flags::NETWORK, around: flags::PID };
     let plan = exec(process, inside, &host(), None, Wishes::default()).unwrap().to_string();
     assert!(
         plan.starts_with(
-            "around the clone: join pid\nclone \nbecome undumpable\nset oom_score_adj 100\nenter the cgroup\nrun on every cpu\n\
+            "around the clone: join pid\nclone \nbecome undumpable\nset oom_score_adj 100\nenter the cgroup\n\
              join mount user network namespace of the container\nbecome root of the user namespace\nstart a session\n\
-             open a terminal\njoin session keyring _ses.web\n"
+             open a terminal\njoin a new session keyring\n"
         ),
         "{plan}"
     );
