@@ -50,6 +50,7 @@ vm-test: setup-vm ## run the runtime's tests in a virtual machine with pure cgro
 	$(CARGO) run -q -p gantry-tests --bin vm-test
 
 bench: setup-bench build ## measure against the peers, interleaved, and print the table
+	$(CARGO) build -p gantry-runtime --profile runtime --target $(MUSL) --examples
 	$(CARGO) run -q --release -p gantry-tests --bin bench
 
 SHARE := $(DESTDIR)$(PREFIX)/share

@@ -18,7 +18,7 @@ for purpose in "$@"; do
       want docker-registry docker-registry; want skopeo skopeo; want umoci umoci; want openssl openssl
       want python3 python3-minimal; want htpasswd apache2-utils; want script bsdutils; want strip binutils
       ;;
-    bench) want runc runc; want crun crun ;;
+    bench) want runc runc; want crun crun; want strace strace ;;
     vm) want qemu-system-x86_64 qemu-system-x86; want depmod kmod; want strip binutils ;;
     *) fail "unknown purpose '$purpose'; the purposes are demo, test, bench and vm" ;;
   esac

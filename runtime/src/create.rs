@@ -16,7 +16,7 @@ use crate::status::Status;
 use crate::sys::clone::{self, Exit, Reap, flags};
 use crate::sys::{Solo, process};
 use crate::talk::{End, Word};
-use crate::{clock, hooks, lifecycle, seccomp, spec, state};
+use crate::{clock, hooks, labels, lifecycle, seccomp, spec, state};
 
 /// What a new container is to be made of.
 #[derive(Debug)]
@@ -144,19 +144,20 @@ fn make(request: &CreateRequest<'_>, alone: &Solo, wait: bool) -> Result<Created
     launch::check_preserved(request.preserve_fds)?;
     let bundle = std::path::absolute(request.bundle).context(|| "find the bundle")?;
     let loaded;
+    let mut notes = Vec::new();
     let spec = match request.spec {
         Some(given) => {
             spec::check(given)?;
             given
         }
         None => {
-            loaded = spec::load(&bundle)?;
+            loaded = spec::load_file(&bundle.join("config.json"), &mut notes)?;
             &loaded
         }
     };
     check_terminal(request, spec)?;
     let home = Home::claim(request.root, request.id)?;
-    match build(request, spec, &bundle, &home, alone, wait) {
+    match build(request, spec, &bundle, &home, alone, wait, notes) {
         Ok(created) => Ok(created),
         Err(why) => {
             // The delete path is the only rollback; the first failure is the one worth telling.
@@ -183,6 +184,7 @@ fn build(
     home: &Home,
     alone: &Solo,
     wait: bool,
+    notes: Vec<String>,
 ) -> Result<Created> {
     let layout = Layout::discover()?;
     let unit = request.options.systemd_cgroup.then(|| Unit::of_spec(spec, request.id)).transpose()?;
@@ -203,7 +205,10 @@ fn build(
         no_new_keyring: request.options.no_new_keyring,
         preserve_fds: request.preserve_fds,
     };
-    let plan = plan::create(spec, bundle, &host(&layout, &cgroup)?, filter, wishes)?;
+    let host = Host { labels: labels::seen(spec.process().as_ref(), spec.linux().as_ref()), ..host(&layout, &cgroup)? };
+    let host = Host { keyring: format!("_ses.{}", request.id), ..host };
+    let mut plan = plan::create(spec, bundle, &host, filter, wishes)?;
+    plan.warnings.splice(0..0, notes);
     let mut doors = if wishes.placed { Doors::default() } else { limit(&cgroup, spec)? };
     let mut ground = launch::ground(&plan, Vec::new(), &mut doors, &request.stdio)?;
     if wait {
@@ -319,6 +324,7 @@ fn facts(request: &CreateRequest<'_>, spec: &Spec, bundle: &Path, cgroup: &Cgrou
         unit,
         namespaces: listed.iter().fold(0, |all, space| all | plan::flag(space.typ())),
         process: spec.process().clone().unwrap_or_default(),
+        lasting: spec.linux().as_ref().and_then(plan::Lasting::of),
         hooks: after,
         annotations: spec.annotations().clone().unwrap_or_default(),
     }
@@ -344,6 +350,7 @@ pub(crate) fn host(layout: &Layout, cgroup: &Cgroup) -> Result<Host> {
             .collect(),
         cgroup: cgroup.path().to_owned(),
         permitted: process::capget().context(|| "look at the own capabilities")?.permitted,
+        ..Host::default()
     })
 }
 

@@ -9,8 +9,9 @@ use oci_spec::runtime::Process;
 use crate::cgroup::{Cgroup, Layout};
 use crate::create::{Created, EXEC_SPACES, Options, Stdio, host};
 use crate::error::{Context, Error, Kind, Result};
+use crate::labels;
 use crate::launch;
-use crate::plan::{self, Inside, Wishes};
+use crate::plan::{self, Host, Inside, Wishes};
 use crate::spec;
 use crate::state::{self, Home};
 use crate::status::{self, Op};
@@ -70,8 +71,11 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
     let inside = Inside {
         spaces: facts.namespaces & EXEC_SPACES | flags::MOUNT,
         around: facts.namespaces & (flags::PID | flags::TIME),
+        lasting: facts.lasting.as_deref(),
     };
-    let mut plan = plan::exec(request.process, inside, &host(&layout, &cgroup)?, home.filter()?, wishes)?;
+    let host = Host { labels: labels::seen(Some(request.process), None), ..host(&layout, &cgroup)? };
+    let host = Host { keyring: format!("_ses.{}", request.id), ..host };
+    let mut plan = plan::exec(request.process, inside, &host, home.filter()?, wishes)?;
     let mut doors = cgroup.doors()?;
     let warnings = std::mem::take(&mut plan.warnings);
     let ground = launch::ground(&plan, vec![target], &mut doors, &request.stdio)?;

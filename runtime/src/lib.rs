@@ -30,6 +30,7 @@ pub mod error;
 pub mod exec;
 mod hooks;
 pub mod init;
+mod labels;
 mod launch;
 pub mod lifecycle;
 pub mod monitor;

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::systemd::Unit;
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::Filter;
+use crate::plan::{Filter, Lasting};
 use crate::status::Seen;
 use crate::sys::{self, Errno};
 
@@ -57,6 +57,9 @@ pub struct Facts {
     pub namespaces: u64,
     /// What exec takes its defaults from.
     pub process: Process,
+    /// What of `linux` concerns the later processes, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lasting: Option<Box<Lasting>>,
     /// `poststart` and `poststop`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<Hooks>,

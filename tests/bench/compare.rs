@@ -10,9 +10,25 @@ pub(crate) struct Contestant<'a> {
     pub(crate) once: Box<dyn FnMut() -> Result<Duration, String> + 'a>,
 }
 
-/// Lets the contestants take turns `rounds` times, with `idle` before each turn, and prints one row.
+/// How often a row is repeated.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rounds {
+    /// Turns of each contestant in a hot row.
+    pub(crate) hot: usize,
+    /// And in one that waits before each turn.
+    pub(crate) cold: usize,
+}
+
+impl Rounds {
+    /// For a table that is kept, or for a quick look.
+    pub(crate) fn new(quick: bool) -> Rounds {
+        if quick { Rounds { hot: 10, cold: 4 } } else { Rounds { hot: 60, cold: 20 } }
+    }
+}
+
+/// Lets the contestants take turns `rounds` times, with `idle` before each turn, and prints one row; returns the medians.
 ///
-/// The first contestant is ours; the ratios are ours over each peer's. One round before the first counts is for the
+/// The first contestant is ours; the ratios are ours over each other's. One round before the first counts is for the
 /// caches.
 ///
 /// # Errors
@@ -22,7 +38,7 @@ pub(crate) fn row(
     rounds: usize,
     idle: Duration,
     contestants: &mut [Contestant<'_>],
-) -> Result<(), String> {
+) -> Result<Vec<Duration>, String> {
     let mut times: Vec<Vec<Duration>> = vec![Vec::with_capacity(rounds); contestants.len()];
     for round in 0..=rounds {
         for (at, contestant) in contestants.iter_mut().enumerate() {
@@ -33,15 +49,29 @@ pub(crate) fn row(
             }
         }
     }
-    let ours = percentile(&mut times[0], 50);
-    let mut line = format!("| {title} | {} (p90 {}) |", millis(ours), millis(percentile(&mut times[0], 90)));
-    for (contestant, times) in contestants.iter().zip(&mut times).skip(1) {
-        let theirs = percentile(times, 50);
-        let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
-        line.push_str(&format!(" {} {}: **{ratio:.2}x** |", contestant.name, millis(theirs)));
+    let medians: Vec<Duration> = times.iter_mut().map(|times| percentile(times, 50)).collect();
+    let mut line = format!("| {title} | {} (p90 {}) |", millis(medians[0]), millis(percentile(&mut times[0], 90)));
+    for (contestant, theirs) in contestants.iter().zip(&medians).skip(1) {
+        let ratio = ratio(medians[0].as_secs_f64(), theirs.as_secs_f64());
+        line.push_str(&format!(" {} {}: {ratio} |", contestant.name, millis(*theirs)));
     }
     println!("{line}");
-    Ok(())
+    Ok(medians)
+}
+
+/// A row of counts or sizes, ours first: the ratios are ours over each other's.
+pub(crate) fn figures(title: &str, unit: &str, figures: &[(String, u64)]) {
+    let Some(((_, ours), others)) = figures.split_first() else { return };
+    let mut line = format!("| {title} | {ours} {unit} |");
+    for (name, theirs) in others {
+        line.push_str(&format!(" {name} {theirs} {unit}: {} |", ratio(*ours as f64, *theirs as f64)));
+    }
+    println!("{line}");
+}
+
+/// Ours over another's.
+pub(crate) fn ratio(ours: f64, theirs: f64) -> String {
+    format!("**{:.2}x**", ours / theirs)
 }
 
 /// Times one call.
@@ -71,7 +101,10 @@ pub(crate) fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     let layout = if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "v2" } else { "v1 or hybrid" };
-    format!("Kernel {}, {cpus} CPUs, cgroup {layout}; medians, interleaved.", read("/proc/sys/kernel/osrelease"))
+    let load = read("/proc/loadavg");
+    let load = load.split(' ').next().unwrap_or_default();
+    let kernel = read("/proc/sys/kernel/osrelease");
+    format!("Kernel {kernel}, {cpus} CPUs, cgroup {layout}, load {load} at the start; medians, interleaved.")
 }
 
 #[cfg(test)]

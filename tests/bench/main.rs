@@ -1,18 +1,23 @@
 //! `make bench`: ours and a peer's command in turns, in one run, and the ratio of their medians.
 //!
 //! Absolute times differ by machine and hour; a ratio of interleaved runs does not. The table goes to standard output;
-//! `BENCHMARKS.md` keeps the last one with its date and kernel.
+//! `BENCHMARKS.md` keeps the last one with its date and kernel. `bench quick` takes a short look, `bench runtime` and
+//! `bench node` a part; `CRUN_NEWEST` (or `crun-newest` in PATH) is one peer more.
 #![forbid(unsafe_code)]
 
 mod compare;
+mod footprint;
 mod node;
+mod peers;
 mod runtimes;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let has = |part: &str| wanted.is_empty() || wanted.iter().any(|w| w == part);
+    let quick = wanted.iter().any(|word| word == "quick");
+    let parts: Vec<&String> = wanted.iter().filter(|word| *word != "quick").collect();
+    let has = |part: &str| parts.is_empty() || parts.iter().any(|word| *word == part);
     if !gantry_tests::tools::is_root() {
         eprintln!("bench: containers need root; run it with sudo");
         return ExitCode::FAILURE;
@@ -23,9 +28,9 @@ fn main() -> ExitCode {
     println!("{}\n", compare::machine());
     let mut result = Ok(());
     if has("runtime") {
-        result = result.and(runtimes::measure());
+        result = runtime(quick);
     }
-    if has("node") {
+    if has("node") && !(quick && parts.is_empty()) {
         result = result.and(node::measure());
     }
     match result {
@@ -35,6 +40,25 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Everything about the runtime and the monitor.
+fn runtime(quick: bool) -> Result<(), String> {
+    let dir = std::env::temp_dir().join(format!("gantry-bench-{}", std::process::id()));
+    let all = || -> Result<(), String> {
+        let field = peers::Field::new(&dir)?;
+        let rounds = compare::Rounds::new(quick);
+        runtimes::measure(&field, rounds)?;
+        runtimes::crowd(&field, rounds, if quick { 100 } else { 1000 })?;
+        footprint::measure(&field, &dir)?;
+        let (monitor, rootfs) = (field.floor.with_file_name("bench-monitor"), field.plain.join("rootfs"));
+        let words = [peers::text(&field.ours().program), peers::text(&rootfs)];
+        print!("{}", gantry_tests::tools::output(&peers::text(&monitor), &words.each_ref().map(String::as_str))?);
+        Ok(())
+    };
+    let outcome = all();
+    let _ = std::fs::remove_dir_all(&dir);
+    outcome
 }
 
 /// crun refuses a host that mounts an empty v2 tree beside v1; so on such a host everything is measured in a mount

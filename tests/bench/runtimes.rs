@@ -1,115 +1,133 @@
-//! Ours against crun and runc: the same bundle, the same order of commands.
+//! Latency: ours against the floor, crun and runc: the same bundle, the same order of commands.
 
-use crate::compare::{Contestant, row, timed};
-use gantry_tests::{bundle, tools};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use crate::compare::{Rounds, millis, percentile, ratio, row, timed};
+use crate::peers::{Field, Runtime, text};
+use std::path::Path;
 use std::time::Duration;
 
-/// Turns of each contestant in a hot row and in a cold one.
-const HOT: usize = 60;
-const COLD: usize = 20;
 /// What a node's runtime sees: the machine has done nothing for a moment.
 const IDLE: Duration = Duration::from_millis(250);
+/// Containers that are started at once.
+const AT_ONCE: usize = 50;
 
-#[derive(Clone)]
-struct Runtime {
-    name: &'static str,
-    program: PathBuf,
-    root: PathBuf,
-}
-
-impl Runtime {
-    /// A container's name that is this contestant's alone: by default it is the name of the cgroup, too.
-    fn id(&self, what: &str) -> String {
-        format!("gantry-bench-{what}-{}", self.name)
-    }
-}
-
-/// Measures and prints the rows of the runtime.
+/// Measures and prints the rows of latency.
 ///
 /// # Errors
-/// A program is missing or a container failed.
-pub(crate) fn measure() -> Result<(), String> {
-    let dir = std::env::temp_dir().join(format!("gantry-bench-{}", std::process::id()));
-    let outcome = rows(&dir);
-    let _ = std::fs::remove_dir_all(&dir);
-    outcome
-}
-
-fn rows(dir: &Path) -> Result<(), String> {
-    let ours = tools::ours("gantry-runtime").ok_or("gantry-runtime is not built; `make build` builds it")?;
-    let mut all = vec![Runtime { name: "gantry-runtime", program: ours.clone(), root: dir.join("state-ours") }];
-    for name in ["crun", "runc"] {
-        match tools::find(name) {
-            Some(program) => all.push(Runtime { name, program, root: dir.join(format!("state-{name}")) }),
-            None => eprintln!("bench: {name} is not installed (Debian: {name}); its column is missing"),
-        }
+/// A container failed.
+pub(crate) fn measure(field: &Field, rounds: Rounds) -> Result<(), String> {
+    println!("| latency | gantry-runtime |{}", " against |".repeat(field.all.len()));
+    println!("|---|---|{}", "---|".repeat(field.all.len()));
+    let rootfs = text(&field.plain.join("rootfs"));
+    let floor = ["run", &rootfs, "gantry-bench-run-floor"].map(str::to_owned);
+    for (title, count, idle) in
+        [("run /bin/true, hot", rounds.hot, Duration::ZERO), ("run /bin/true after 250 ms idle", rounds.cold, IDLE)]
+    {
+        let mut turns = field.turns(|r| r.run(&field.plain));
+        turns.push(field.floor(&floor));
+        row(title, count, idle, &mut turns)?;
     }
-    let plain = dir.join("plain");
-    bundle::bundle(&plain, &ours, &["/bin/true"])?;
-    let sleeper = dir.join("sleeper");
-    bundle::bundle(&sleeper, &ours, &["/bin/sleep", "600"])?;
-
-    println!("| runtime | gantry-runtime | against | against |\n|---|---|---|---|");
-    row("run /bin/true, hot", HOT, Duration::ZERO, &mut turns(&all, |r| run(r, &plain)))?;
-    row("run /bin/true after 250 ms idle", COLD, IDLE, &mut turns(&all, |r| run(r, &plain)))?;
-    row("create + start + exit + delete", HOT / 2, Duration::ZERO, &mut turns(&all, |r| lifecycle(r, &plain)))?;
-    for runtime in &all {
-        call(runtime, &["run", "--detach", "--bundle", &text(&sleeper), &runtime.id("sleeper")])?;
-    }
-    row(
-        "exec /bin/true, hot",
-        HOT,
-        Duration::ZERO,
-        &mut turns(&all, |r| call(r, &["exec", &r.id("sleeper"), "/bin/true"])),
-    )?;
-    row(
-        "exec /bin/true after 250 ms idle",
-        COLD,
-        IDLE,
-        &mut turns(&all, |r| call(r, &["exec", &r.id("sleeper"), "/bin/true"])),
-    )?;
-    row("state", HOT, Duration::ZERO, &mut turns(&all, |r| call(r, &["state", &r.id("sleeper")])))?;
-    for runtime in &all {
-        call(runtime, &["delete", "--force", &runtime.id("sleeper")])?;
-    }
+    let limited = "run, Docker's seccomp profile + memory, pids, cpu limits";
+    row(limited, rounds.hot / 2, Duration::ZERO, &mut field.turns(|r| r.run(&field.limited)))?;
+    let limited = "the same after 250 ms idle";
+    row(limited, rounds.cold, IDLE, &mut field.turns(|r| r.run(&field.limited)))?;
+    let life = "create + start + exit + delete";
+    row(life, rounds.hot / 2, Duration::ZERO, &mut field.turns(|r| lifecycle(r, &field.plain)))?;
+    inside(field, rounds)?;
+    row("50 runs at once", 1 + rounds.hot / 12, Duration::ZERO, &mut field.turns(|r| at_once(r, &field.plain)))?;
     println!();
     Ok(())
 }
 
-fn turns<'a>(all: &'a [Runtime], once: impl Fn(&Runtime) -> Result<(), String> + Copy + 'a) -> Vec<Contestant<'a>> {
-    let contestant = |runtime: &'a Runtime| Contestant {
-        name: runtime.name.to_owned(),
-        once: Box::new(move || timed(|| once(runtime))),
-    };
-    all.iter().map(contestant).collect()
+/// Rows that need a container that stays.
+fn inside(field: &Field, rounds: Rounds) -> Result<(), String> {
+    for runtime in &field.all {
+        runtime.stay(&field.sleeper, &runtime.id("sleeper"))?;
+    }
+    let mut state = field.ours().command(&["state", &field.ours().id("sleeper")]);
+    let state = state.stdout(std::process::Stdio::piped()).output().map_err(|why| format!("state: {why}"))?;
+    let state: serde_json::Value = serde_json::from_slice(&state.stdout).map_err(|why| format!("state: {why}"))?;
+    let name = format!("gantry-{}", field.ours().id("sleeper"));
+    let floor = ["exec".to_owned(), state["pid"].to_string(), name];
+    for (title, count, idle) in
+        [("exec /bin/true, hot", rounds.hot, Duration::ZERO), ("exec /bin/true after 250 ms idle", rounds.cold, IDLE)]
+    {
+        let mut turns = field.turns(|r| r.call(&["exec", &r.id("sleeper"), "/bin/true"]));
+        turns.push(field.floor(&floor));
+        row(title, count, idle, &mut turns)?;
+    }
+    row("state", rounds.hot, Duration::ZERO, &mut field.turns(|r| r.call(&["state", &r.id("sleeper")])))?;
+    row("--version: the start of the process alone", rounds.hot, Duration::ZERO, &mut field.turns(version))?;
+    for runtime in &field.all {
+        runtime.call(&["delete", "--force", &runtime.id("sleeper")])?;
+    }
+    Ok(())
 }
 
-fn text(path: &Path) -> String {
-    path.display().to_string()
-}
-
-fn run(runtime: &Runtime, bundle: &Path) -> Result<(), String> {
-    call(runtime, &["run", "--bundle", &text(bundle), &runtime.id("run")])
+fn version(runtime: &Runtime) -> Result<(), String> {
+    runtime.call(&["--version"])
 }
 
 fn lifecycle(runtime: &Runtime, bundle: &Path) -> Result<(), String> {
-    call(runtime, &["create", "--bundle", &text(bundle), &runtime.id("life")])?;
-    call(runtime, &["start", &runtime.id("life")])?;
+    runtime.call(&["create", "--bundle", &text(bundle), &runtime.id("life")])?;
+    runtime.call(&["start", &runtime.id("life")])?;
     // Deleting needs the end of `/bin/true`: forced, so that no contestant waits for it in a loop of its own.
-    call(runtime, &["delete", "--force", &runtime.id("life")])
+    runtime.call(&["delete", "--force", &runtime.id("life")])
 }
 
-fn call(runtime: &Runtime, args: &[&str]) -> Result<(), String> {
-    let mut command = Command::new(&runtime.program);
-    command
-        .arg("--root")
-        .arg(&runtime.root)
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::inherit());
-    let status = command.status().map_err(|e| format!("start {}: {e}", runtime.program.display()))?;
-    if status.success() { Ok(()) } else { Err(format!("{} {}: {status}", runtime.name, args.join(" "))) }
+fn at_once(runtime: &Runtime, bundle: &Path) -> Result<(), String> {
+    let mut running = Vec::with_capacity(AT_ONCE);
+    for number in 0..AT_ONCE {
+        let id = runtime.id(&format!("many{number}"));
+        let child = runtime.command(&["run", "--bundle", &text(bundle), &id]).spawn();
+        running.push(child.map_err(|why| format!("start {}: {why}", runtime.name))?);
+    }
+    let mut failed = 0;
+    for mut child in running {
+        failed += usize::from(!child.wait().map_err(|why| format!("wait: {why}"))?.success());
+    }
+    if failed == 0 { Ok(()) } else { Err(format!("{failed} of {AT_ONCE} containers failed")) }
+}
+
+/// Starts with few and with many containers alive.
+///
+/// # Errors
+/// A container failed.
+pub(crate) fn crowd(field: &Field, rounds: Rounds, many: usize) -> Result<(), String> {
+    let ours = field.ours();
+    let name = |number: usize| ours.id(&format!("crowd{number}"));
+    let median = |more: usize| -> Result<Duration, String> {
+        let mut times = Vec::new();
+        for round in 0..=rounds.hot {
+            let took = timed(|| ours.run(&field.plain)).map_err(|why| format!("with {more} alive: {why}"))?;
+            if round > 0 {
+                times.push(took);
+            }
+        }
+        Ok(percentile(&mut times, 50))
+    };
+    let mut alive = 0;
+    let mut result = Ok(());
+    let mut times = Vec::new();
+    for wanted in [1, many] {
+        while result.is_ok() && alive < wanted {
+            result = ours.stay(&field.sleeper, &name(alive));
+            alive += 1;
+        }
+        match result.clone().and_then(|()| median(wanted)) {
+            Ok(time) => times.push(time),
+            Err(why) => result = Err(why),
+        }
+    }
+    for number in 0..alive {
+        // Every one is to go, whatever happened to the others.
+        if let Err(why) = ours.call(&["delete", "--force", &name(number)]) {
+            result = result.and(Err(why));
+        }
+    }
+    result?;
+    let [few, crowd] = times.as_slice() else { return Err("two medians were to be measured".into()) };
+    println!("| with containers alive | 1 | {many} | |\n|---|---|---|---|");
+    let times = ratio(crowd.as_secs_f64(), few.as_secs_f64());
+    println!("| run /bin/true, hot | {} | {} | {times} |\n", millis(*few), millis(*crowd));
+    Ok(())
 }

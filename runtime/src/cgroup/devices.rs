@@ -2,14 +2,12 @@
 //!
 //! Everything is denied first; then come the spec's rules in their order, then the devices that every container has
 //! (OCI config-linux.md, "Default Devices"), so that no profile can take `/dev/null` away. In v1 the kernel keeps the
-//! list (`devices.allow`, `devices.deny`), in v2 it runs a program that [`super::device_program`] assembles.
+//! list ([`super::device_list`]), in v2 it runs a program that [`super::device_program`] assembles.
 
 use std::fmt;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 
-use super::controller::Controller;
-use super::resources::Write;
 use crate::error::{Error, Kind, Result};
 
 /// May create the node.
@@ -48,7 +46,7 @@ pub struct Rule {
 }
 
 /// What every container may use: making any node (using it is another matter), null, zero, full, random, urandom, tty,
-/// ptmx and the pseudo terminals.
+/// ptmx, tun (which runc 1.2.0 took away and had to give back) and the pseudo terminals. The list is runc's.
 const DEFAULTS: &[(Type, Option<u32>, Option<u32>, u32)] = &[
     (Type::Char, None, None, MKNOD),
     (Type::Block, None, None, MKNOD),
@@ -59,6 +57,7 @@ const DEFAULTS: &[(Type, Option<u32>, Option<u32>, u32)] = &[
     (Type::Char, Some(1), Some(9), ALL),
     (Type::Char, Some(5), Some(0), ALL),
     (Type::Char, Some(5), Some(2), ALL),
+    (Type::Char, Some(10), Some(200), ALL),
     (Type::Char, Some(136), None, ALL),
 ];
 
@@ -106,51 +105,7 @@ fn parse(rule: &LinuxDeviceCgroup) -> Result<Rule> {
     // Type a with nothing said is how every peer's default spec writes "deny everything".
     let access = if access == 0 { ALL } else { access };
     let (major, minor) = (number("major", rule.major())?, number("minor", rule.minor())?);
-    match kind {
-        // v1's kernel takes `a` for all devices, whatever numbers follow; say so rather than widen silently.
-        Type::Any if major.is_some() || minor.is_some() => {
-            Err(Error::new(Kind::Invalid, "type a takes no major or minor number"))
-        }
-        _ => Ok(Rule { allow: rule.allow(), kind, major, minor, access }),
-    }
-}
-
-/// The rules as writes to v1's `devices.allow` and `devices.deny`.
-///
-/// # Errors
-/// `Unsupported` for a deny that takes one device out of an earlier allowed range: v1's kernel would take the write and
-/// ignore it, which leaves open what the profile means to close (v2 can do it).
-pub fn v1_writes(rules: &[Rule]) -> Result<Vec<Write>> {
-    let mut writes = Vec::with_capacity(rules.len());
-    for (at, rule) in rules.iter().enumerate() {
-        if let Some(wider) = rules[..at].iter().find(|earlier| rule.punches(earlier)) {
-            let what = format!("cgroup v1 cannot deny {rule} after {wider} was allowed: allow the rest by number");
-            return Err(Error::new(Kind::Unsupported, what));
-        }
-        // The kernel resets the whole list on `a`, whatever accesses follow: allowing `a *:* r` would open everything.
-        if rule.kind == Type::Any && rule.allow && rule.access != ALL {
-            let what = format!("cgroup v1 cannot allow {rule}: name block and character devices apart");
-            return Err(Error::new(Kind::Unsupported, what));
-        }
-        let file = if rule.allow { "devices.allow" } else { "devices.deny" };
-        let value = if rule.kind == Type::Any { "a".to_owned() } else { rule.to_string() };
-        writes.push(Write::must(Controller::Devices, file, value));
-    }
-    Ok(writes)
-}
-
-impl Rule {
-    /// Whether this denies a part of what `earlier` allowed as a whole, but is not written like it.
-    fn punches(&self, earlier: &Rule) -> bool {
-        let within = |outer: Option<u32>, inner: Option<u32>| outer.is_none() || outer == inner;
-        !self.allow
-            && earlier.allow
-            && self.kind == earlier.kind
-            && within(earlier.major, self.major)
-            && within(earlier.minor, self.minor)
-            && (earlier.major, earlier.minor) != (self.major, self.minor)
-            && self.access & earlier.access != 0
-    }
+    Ok(Rule { allow: rule.allow(), kind, major, minor, access })
 }
 
 impl fmt::Display for Rule {
@@ -179,44 +134,25 @@ mod tests {
         serde_json::from_str(&format!(r#"{{"devices":{devices}}}"#)).unwrap()
     }
 
-    fn written(devices: &str) -> String {
+    fn shown(devices: &str) -> String {
         let rules = rules(Some(&resources(devices))).unwrap();
         let lines: Vec<String> =
-            v1_writes(&rules).unwrap().iter().map(|write| format!("{} {}", write.file, write.value)).collect();
-        lines.join("\n")
+            rules.iter().map(|rule| format!("{}{rule}", if rule.allow { '+' } else { '-' })).collect();
+        lines.join(", ")
     }
 
-    const DEFAULT_LINES: &str = "\
-devices.allow c *:* m
-devices.allow b *:* m
-devices.allow c 1:3 rwm
-devices.allow c 1:5 rwm
-devices.allow c 1:7 rwm
-devices.allow c 1:8 rwm
-devices.allow c 1:9 rwm
-devices.allow c 5:0 rwm
-devices.allow c 5:2 rwm
-devices.allow c 136:* rwm";
+    const DEFAULT_RULES: &str = "+c *:* m, +b *:* m, +c 1:3 rwm, +c 1:5 rwm, +c 1:7 rwm, +c 1:8 rwm, +c 1:9 rwm, \
+        +c 5:0 rwm, +c 5:2 rwm, +c 10:200 rwm, +c 136:* rwm";
 
     #[test]
     fn all_is_denied_and_the_default_devices_come_last() {
-        let deny = format!("devices.deny a\n{DEFAULT_LINES}");
-        assert_eq!(written(r#"[{"allow":false,"access":"rwm"}]"#), deny);
-        assert_eq!(written("[]"), deny, "without rules nothing else is open");
-        let fuse = written(r#"[{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]"#);
-        assert_eq!(fuse, format!("devices.deny a\ndevices.allow c 10:229 rw\n{DEFAULT_LINES}"));
-    }
-
-    #[test]
-    fn privileged_means_everything() {
-        let all = written(r#"[{"allow":true,"access":"rwm"}]"#);
-        assert!(all.starts_with("devices.deny a\ndevices.allow a\n"), "{all}");
-    }
-
-    #[test]
-    fn minus_one_is_any_number() {
-        let tun = written(r#"[{"allow":true,"type":"b","major":8,"minor":-1,"access":"r"}]"#);
-        assert!(tun.contains("devices.allow b 8:* r\n"), "{tun}");
+        let deny = format!("-a *:* rwm, {DEFAULT_RULES}");
+        assert_eq!(shown(r#"[{"allow":false,"access":"rwm"}]"#), deny);
+        assert_eq!(shown("[]"), deny, "without rules nothing else is open");
+        let fuse = shown(r#"[{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]"#);
+        assert_eq!(fuse, format!("-a *:* rwm, +c 10:229 rw, {DEFAULT_RULES}"));
+        let any = shown(r#"[{"allow":true,"type":"b","major":8,"minor":-1,"access":"r"}]"#);
+        assert_eq!(any, format!("-a *:* rwm, +b 8:* r, {DEFAULT_RULES}"), "-1 is any number");
     }
 
     #[test]
@@ -225,21 +161,11 @@ devices.allow c 136:* rwm";
             (r#"{"allow":true,"type":"c","major":4294967296,"access":"r"}"#, "major 4294967296 is out of range"),
             (r#"{"allow":true,"type":"c","access":"rx"}"#, "access \"rx\" has more than r, w and m"),
             (r#"{"allow":true,"type":"p","access":"r"}"#, "type p is a pipe"),
-            (r#"{"allow":true,"type":"a","major":1,"access":"r"}"#, "type a takes no major"),
         ] {
             let error = rules(Some(&resources(&format!("[{rule}]")))).unwrap_err();
             assert_eq!(error.kind(), Kind::Invalid);
             let text = error.to_string();
             assert!(text.starts_with("linux.resources.devices[0]: ") && text.contains(says), "{text}");
         }
-    }
-
-    #[test]
-    fn v1_does_not_pretend_to_punch_holes() {
-        let given = r#"[{"allow":true,"type":"c","major":10,"access":"rw"},
-                        {"allow":false,"type":"c","major":10,"minor":200,"access":"w"}]"#;
-        let error = v1_writes(&rules(Some(&resources(given))).unwrap()).unwrap_err();
-        assert_eq!(error.kind(), Kind::Unsupported);
-        assert!(error.to_string().contains("c 10:200 w"), "{error}");
     }
 }

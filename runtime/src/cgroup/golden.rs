@@ -3,7 +3,7 @@
 use oci_spec::runtime::LinuxResources;
 
 use super::controller::{Controller, Version};
-use super::resources::{decide, unified};
+use super::resources::{asks, decide, ignored, unified};
 use crate::error::Kind;
 
 const FULL: &str = r#"{
@@ -40,11 +40,11 @@ memory memory.memsw.limit_in_bytes = 2097152
 memory memory.soft_limit_in_bytes = 524288
 memory memory.oom_control = 1
 memory memory.swappiness = 10
+cpu cpu.idle = 0
 cpu cpu.shares = 1024
 cpu cpu.cfs_period_us = 100000
 cpu cpu.cfs_burst_us = 1000 (if there)
 cpu cpu.cfs_quota_us = 50000
-cpu cpu.idle = 0
 cpuset cpuset.cpus = 0-1
 cpuset cpuset.mems = 0
 pids pids.max = 64
@@ -54,7 +54,7 @@ blkio blkio.throttle.read_bps_device = 8:0 600
 blkio blkio.throttle.write_iops_device = 8:16 300
 hugetlb hugetlb.2MB.limit_in_bytes = 4194304
 hugetlb hugetlb.2MB.rsvd.limit_in_bytes = 4194304 (if there)
-rdma rdma.max = mlx4_0 hca_handle=max hca_object=1000
+rdma rdma.max = mlx4_0 hca_object=1000
 rdma rdma.max = mlx5_1 hca_handle=3 hca_object=10000",
     );
 }
@@ -81,7 +81,7 @@ blkio io.max = 8:0 rbps=600
 blkio io.max = 8:16 wiops=300
 hugetlb hugetlb.2MB.max = 4194304
 hugetlb hugetlb.2MB.rsvd.max = 4194304 (if there)
-rdma rdma.max = mlx4_0 hca_handle=max hca_object=1000
+rdma rdma.max = mlx4_0 hca_object=1000
 rdma rdma.max = mlx5_1 hca_handle=3 hca_object=10000",
     );
 }
@@ -123,6 +123,50 @@ fn zero_is_not_given_except_for_pids() {
 }
 
 #[test]
+fn realtime_leaf_weights_and_every_throttle_on_v1() {
+    check(
+        r#"{"cpu":{"realtimePeriod":1000000,"realtimeRuntime":950000},
+            "blockIO":{"leafWeight":300,"weightDevice":[{"major":8,"minor":0,"leafWeight":20}],
+              "throttleReadIOPSDevice":[{"major":8,"minor":0,"rate":1}],
+              "throttleWriteBpsDevice":[{"major":8,"minor":0,"rate":0}]}}"#,
+        |_| Some(Version::V1),
+        "cpu cpu.rt_period_us = 1000000\ncpu cpu.rt_runtime_us = 950000\nblkio blkio.leaf_weight = 300\n\
+         blkio blkio.leaf_weight_device = 8:0 20\nblkio blkio.throttle.write_bps_device = 8:0 0\n\
+         blkio blkio.throttle.read_iops_device = 8:0 1",
+    );
+}
+
+#[test]
+fn every_throttle_on_v2() {
+    check(
+        r#"{"blockIO":{"throttleReadIOPSDevice":[{"major":8,"minor":0,"rate":1}],
+            "throttleWriteBpsDevice":[{"major":8,"minor":0,"rate":0}]}}"#,
+        |_| Some(Version::V2),
+        "blkio io.max = 8:0 wbps=max\nblkio io.max = 8:0 riops=1",
+    );
+}
+
+#[test]
+fn an_idle_cgroup_has_no_shares_of_its_own() {
+    let json = r#"{"cpu":{"shares":512,"idle":1}}"#;
+    check(json, |_| Some(Version::V1), "cpu cpu.idle = 1");
+    check(json, |_| Some(Version::V2), "cpu cpu.idle = 1");
+}
+
+#[test]
+fn what_has_no_file_any_more_is_passed_over_and_said() {
+    let json = r#"{"memory":{"kernel":1,"kernelTCP":2,"useHierarchy":true,"checkBeforeUpdate":true}}"#;
+    check(json, |_| Some(Version::V1), "");
+    check(json, |_| Some(Version::V2), "");
+    let resources: LinuxResources = serde_json::from_str(json).unwrap();
+    assert_eq!(ignored(&resources).len(), 1);
+    assert!(!asks(&resources), "nothing of it is a limit");
+    assert!(asks(&serde_json::from_str(r#"{"pids":{"limit":-1}}"#).unwrap()));
+    assert!(asks(&serde_json::from_str(r#"{"unified":{"memory.high":"1"}}"#).unwrap()));
+    assert!(!asks(&serde_json::from_str(r#"{"devices":[{"allow":false,"access":"rwm"}],"memory":{}}"#).unwrap()));
+}
+
+#[test]
 fn the_network_controllers_are_v1_only() {
     let json = r#"{"network":{"classID":1048577,"priorities":[{"name":"eth0","priority":5}]}}"#;
     check(json, |_| Some(Version::V1), "net_cls net_cls.classid = 1048577\nnet_prio net_prio.ifpriomap = eth0 5");
@@ -130,7 +174,10 @@ fn the_network_controllers_are_v1_only() {
     let pure_v2 = |controller| (controller != Controller::NetCls).then_some(Version::V2);
     let error = decide(&resources, pure_v2).unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);
-    assert_eq!(error.to_string(), "cannot set net_cls.classid to 1048577: this host has no net_cls cgroup controller");
+    assert_eq!(
+        error.to_string(),
+        "cannot set net_cls.classid to 1048577: there is no net_cls cgroup controller here, or none that may be used"
+    );
 }
 
 #[test]
@@ -141,6 +188,18 @@ fn contradictions_are_refused_before_anything_is_written() {
         assert!(text.contains("cannot be below limit 200"), "{text}");
     }
     assert_eq!(refused(r#"{"memory":{"swappiness":101}}"#, Version::V1).0, Kind::Invalid);
+    for shares in [1, 262_145] {
+        let (kind, text) = refused(&format!(r#"{{"cpu":{{"shares":{shares}}}}}"#), Version::V1);
+        assert_eq!(
+            (kind, text.as_str()),
+            (Kind::Invalid, &*format!("linux.resources.cpu.shares: {shares} is not in 2..=262144"))
+        );
+    }
+    let (kind, text) = refused(r#"{"rdma":{"mlx5_1":{}}}"#, Version::V2);
+    assert_eq!(
+        (kind, text.as_str()),
+        (Kind::Invalid, "linux.resources.rdma[\"mlx5_1\"]: needs hcaHandles or hcaObjects")
+    );
     assert_eq!(refused(r#"{"cpu":{"realtimeRuntime":1000}}"#, Version::V2).0, Kind::Unsupported);
     assert_eq!(refused(r#"{"blockIO":{"leafWeight":10}}"#, Version::V2).0, Kind::Unsupported);
     let (kind, text) = refused(r#"{"hugepageLimits":[{"pageSize":"../2MB","limit":1}]}"#, Version::V1);

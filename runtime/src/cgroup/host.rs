@@ -14,21 +14,21 @@ use super::layout::{Hierarchy, Layout};
 use super::tree::Cgroup;
 use crate::error::Kind;
 
-fn resources(json: &str) -> LinuxResources {
+pub(super) fn resources(json: &str) -> LinuxResources {
     serde_json::from_str(json).unwrap()
 }
 
 /// A directory that is removed with everything in it.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("gantry-{name}-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         Self(dir)
     }
 
-    fn tree(&self, name: &str, version: Version, controllers: &[Controller]) -> Hierarchy {
+    pub(super) fn tree(&self, name: &str, version: Version, controllers: &[Controller]) -> Hierarchy {
         let mount = self.0.join(name);
         fs::create_dir_all(&mount).unwrap();
         let offered = if version == Version::V2 { vec!["cpu".to_owned(), "memory".to_owned()] } else { Vec::new() };
@@ -42,7 +42,7 @@ impl Drop for Scratch {
     }
 }
 
-fn put(path: &Path, text: &str) {
+pub(super) fn put(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();
 }
@@ -103,11 +103,11 @@ fn limits_go_to_the_tree_of_their_controller() {
 }
 
 /// A cgroup on the real trees that is emptied and removed whatever happens.
-struct Real(Cgroup);
+pub(super) struct Real(pub(super) Cgroup);
 
 impl Real {
     /// `None`, loudly, where this cannot be tried.
-    fn new(name: &str) -> Option<Self> {
+    pub(super) fn new(name: &str) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("SKIPPED {name}: needs root");
             return None;
@@ -125,7 +125,7 @@ impl Real {
     }
 
     /// A shell that enters through the doors by itself, as a container does, and then runs `script`.
-    fn shell(&self, script: &str) -> Child {
+    pub(super) fn shell(&self, script: &str) -> Child {
         let doors = self.0.doors().unwrap();
         let mut files: Vec<String> =
             doors.tasks.iter().map(|fd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd())).collect();

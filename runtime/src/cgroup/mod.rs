@@ -19,8 +19,12 @@
 //! the kernel's `cgroup_threadgroup_rwsem` for writing and, after idle, waits for an RCU grace period (a run of
 //! `/bin/true` then takes 14.4 ms instead of 5.5).
 
+mod apply;
+#[cfg(test)]
+mod changes;
 mod control;
 mod controller;
+pub mod device_list;
 pub mod device_program;
 pub mod devices;
 #[cfg(test)]
@@ -32,6 +36,7 @@ mod oom;
 pub mod resources;
 pub mod systemd;
 mod tree;
+mod undo;
 mod usage;
 mod v1;
 mod v2;

@@ -83,7 +83,7 @@ pub fn decide(resources: &LinuxResources, version: impl Fn(Controller) -> Option
     if let Some(cpu) = resources.cpu() {
         match on_v2(Controller::Cpu) {
             true => v2::cpu(cpu, &mut writes)?,
-            false => v1::cpu(cpu, &mut writes),
+            false => v1::cpu(cpu, &mut writes)?,
         }
         cpuset(cpu, &mut writes);
     }
@@ -99,14 +99,14 @@ pub fn decide(resources: &LinuxResources, version: impl Fn(Controller) -> Option
     for limit in resources.hugepage_limits().iter().flatten() {
         huge(limit.page_size(), limit.limit(), on_v2(Controller::Hugetlb), &mut writes)?;
     }
-    rdma(resources, &mut writes);
+    rdma(resources, &mut writes)?;
     if let Some(network) = resources.network() {
         v1::network(network, &mut writes);
     }
     for write in &writes {
         if version(write.controller).is_none() && write.absent == Absent::Fail {
             let what = format!(
-                "cannot set {} to {}: this host has no {} cgroup controller",
+                "cannot set {} to {}: there is no {} cgroup controller here, or none that may be used",
                 write.file, write.value, write.controller
             );
             return Err(Error::new(Kind::Unsupported, what));
@@ -170,12 +170,33 @@ fn huge(size: &str, limit: i64, on_v2: bool, writes: &mut Vec<Write>) -> Result<
     Ok(())
 }
 
-fn rdma(resources: &LinuxResources, writes: &mut Vec<Write>) {
+/// What is left out stays as it is: no limit in a new cgroup.
+fn rdma(resources: &LinuxResources, writes: &mut Vec<Write>) -> Result<()> {
     let mut devices: Vec<_> = resources.rdma().iter().flatten().collect();
     devices.sort_by_key(|(name, _)| name.as_str());
     for (name, limit) in devices {
-        let show = |limit: Option<u32>| limit.map_or("max".to_owned(), |limit| limit.to_string());
-        let value = format!("{name} hca_handle={} hca_object={}", show(limit.hca_handles()), show(limit.hca_objects()));
-        writes.push(Write::must(Controller::Rdma, "rdma.max", value));
+        let limits = [("hca_handle", limit.hca_handles()), ("hca_object", limit.hca_objects())];
+        let given: String =
+            limits.iter().filter_map(|(key, limit)| limit.map(|limit| format!(" {key}={limit}"))).collect();
+        if given.is_empty() {
+            let what = format!("linux.resources.rdma[{name:?}]: needs hcaHandles or hcaObjects");
+            return Err(Error::new(Kind::Invalid, what));
+        }
+        writes.push(Write::must(Controller::Rdma, "rdma.max", format!("{name}{given}")));
     }
+    Ok(())
+}
+
+/// What was asked for and is passed over, one sentence each.
+pub fn ignored(resources: &LinuxResources) -> Vec<String> {
+    let kernel = resources.memory().is_some_and(|memory| memory.kernel().is_some() || memory.kernel_tcp().is_some());
+    let said = "linux.resources.memory: kernel and kernelTCP are ignored: no newer kernel has these limits";
+    kernel.then(|| said.to_owned()).into_iter().collect()
+}
+
+/// Whether any limit is asked for; device rules are none.
+pub fn asks(resources: &LinuxResources) -> bool {
+    let limits = decide(resources, |_| Some(Version::V1));
+    let unified = resources.unified().as_ref().is_some_and(|files| !files.is_empty());
+    unified || limits.map_or(true, |writes| !writes.is_empty())
 }

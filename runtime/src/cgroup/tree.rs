@@ -1,20 +1,15 @@
-//! DO: one container's directory in every tree: create, limit, open for joining, delete.
+//! DO: one container's directory in every tree: create, open for joining, delete.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::LinuxResources;
-
 use super::controller::{Controller, Version};
 use super::layout::{Hierarchy, Layout, below_mount};
-use super::resources::{Absent, Write, decide, unified};
-use super::{device_program, devices};
-use crate::error::{Context, Error, Kind, Result};
-use crate::sys::bpf;
+use crate::error::{Context, Result};
 
 /// One cgroup: the same path in every tree of the host. Holds paths only; nothing is opened or made by having one.
 #[derive(Clone, Debug)]
@@ -96,41 +91,6 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Gives the cgroup its limits; what `resources` leaves out stays as it is. Also for updates.
-    ///
-    /// A write that the kernel refuses is tried once more after all the others: `memory <= memory+swap` and
-    /// `quota / period` hold between files, and which of them has to go first depends on the values before.
-    ///
-    /// # Errors
-    /// `Unsupported` for a controller or file that is not there, `Invalid` for contradicting values, `System` with file
-    /// and value.
-    pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
-        self.check_usage(resources)?;
-        let mut again = Vec::new();
-        for write in decide(resources, |controller| self.layout.version_of(controller))? {
-            if self.write(&write).is_err() {
-                again.push(write);
-            }
-        }
-        for write in again {
-            self.write(&write)?;
-        }
-        self.write_unified(resources)
-    }
-
-    /// Installs the device rules: deny all, the spec's, the default devices ([`devices::rules`]).
-    ///
-    /// # Errors
-    /// `Invalid` for a wrong rule, `System` with the rule or the failed step of loading the program.
-    pub fn apply_devices(&self, resources: Option<&LinuxResources>) -> Result<()> {
-        let rules = devices::rules(resources)?;
-        match self.layout.version_of(Controller::Devices) {
-            Some(Version::V1) => self.write_devices(&devices::v1_writes(&rules)?),
-            Some(Version::V2) => self.install_program(&rules),
-            None => Err(Error::new(Kind::Unsupported, "this host has no devices cgroup controller and no cgroup v2")),
-        }
-    }
-
     /// Opens what a new process needs to enter by itself; every descriptor is close-on-exec.
     ///
     /// # Errors
@@ -185,102 +145,10 @@ impl Cgroup {
             pause = (pause * 2).min(Duration::from_millis(50));
         }
     }
-
-    fn write(&self, write: &Write) -> Result<()> {
-        let Some(dir) = self.dir(write.controller) else {
-            let what = format!("cannot set {}: this host has no {} cgroup controller", write.file, write.controller);
-            return Err(Error::new(Kind::Unsupported, what));
-        };
-        let path = dir.join(&*write.file);
-        match (put(&path, &write.value), &write.absent) {
-            (Err(why), Absent::Skip) if missing(&why) => Ok(()),
-            (Err(why), Absent::Else(other)) if missing(&why) => self.write(other),
-            (Err(why), _) if missing(&why) && dir.is_dir() => {
-                let what = format!(
-                    "cannot set {} to {}: this kernel has no such file in {}",
-                    write.file,
-                    write.value,
-                    dir.display()
-                );
-                Err(Error::new(Kind::Unsupported, what))
-            }
-            (put, _) => put.context(|| format!("write {:?} to {}", write.value, path.display())),
-        }
-    }
-
-    /// The two files of v1 take a rule a write: each is opened once, as there are a dozen rules at least.
-    fn write_devices(&self, writes: &[Write]) -> Result<()> {
-        let dir = self.dir(Controller::Devices).unwrap_or_default();
-        let open = |file: &str| {
-            let path = dir.join(file);
-            OpenOptions::new().write(true).open(&path).context(|| format!("open {}", path.display()))
-        };
-        let (mut allow, mut deny) = (open("devices.allow")?, open("devices.deny")?);
-        for write in writes {
-            let file = if write.file == "devices.allow" { &mut allow } else { &mut deny };
-            let put = file.write_all(write.value.as_bytes());
-            put.context(|| format!("write {:?} to {}", write.value, dir.join(&*write.file).display()))?;
-        }
-        Ok(())
-    }
-
-    fn write_unified(&self, resources: &LinuxResources) -> Result<()> {
-        let files = unified(resources)?;
-        let Some((first, _)) = files.first() else { return Ok(()) };
-        let Some(dir) = self.unified_dir() else {
-            let what = format!("linux.resources.unified: cannot set {first}: this host has no cgroup v2");
-            return Err(Error::new(Kind::Unsupported, what));
-        };
-        for (file, value) in &files {
-            write_file(&dir.join(file), value).context(|| "linux.resources.unified")?;
-        }
-        Ok(())
-    }
-
-    /// `checkBeforeUpdate`: a limit below what is in use would make the kernel kill instead of refuse.
-    fn check_usage(&self, resources: &LinuxResources) -> Result<()> {
-        let Some(memory) = resources.memory() else { return Ok(()) };
-        let limit = memory.limit().unwrap_or(0);
-        if memory.check_before_update() != Some(true) || limit <= 0 {
-            return Ok(());
-        }
-        let used = self.usage()?.memory.map_or(0, |memory| memory.usage);
-        if used > limit.unsigned_abs() {
-            let what = format!("linux.resources.memory.limit: {limit} is below the {used} bytes in use");
-            return Err(Error::new(Kind::Invalid, what));
-        }
-        Ok(())
-    }
-
-    fn install_program(&self, rules: &[devices::Rule]) -> Result<()> {
-        let dir = self.unified_dir().unwrap_or_default();
-        let code: Vec<u64> = device_program::assemble(rules).iter().map(|step| step.encode()).collect();
-        let cgroup = File::open(&dir).context(|| format!("open {}", dir.display()))?;
-        let program = bpf::load_device_program(&code).context(|| "load the device program")?;
-        let ids = bpf::device_programs(cgroup.as_fd())
-            .context(|| format!("list the device programs of {}", dir.display()))?;
-        let mut old = Vec::with_capacity(ids.len());
-        for id in ids {
-            old.push(bpf::program_by_id(id).context(|| format!("open device program {id}"))?);
-        }
-        let replaced = match old.as_slice() {
-            [only] => Some(only.as_fd()),
-            _ => None,
-        };
-        bpf::attach_device_program(cgroup.as_fd(), program.as_fd(), replaced)
-            .context(|| format!("attach the device program to {}", dir.display()))?;
-        if old.len() > 1 {
-            for program in &old {
-                bpf::detach_device_program(cgroup.as_fd(), program.as_fd())
-                    .context(|| "detach an older device program")?;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Writes a value with one system call, as interface files want it.
-fn put(path: &Path, value: &str) -> io::Result<()> {
+pub(super) fn put(path: &Path, value: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
 }
 
@@ -288,7 +156,7 @@ pub(super) fn write_file(path: &Path, value: &str) -> Result<()> {
     put(path, value).context(|| format!("write {value:?} to {}", path.display()))
 }
 
-fn missing(why: &io::Error) -> bool {
+pub(super) fn missing(why: &io::Error) -> bool {
     why.kind() == io::ErrorKind::NotFound
 }
 

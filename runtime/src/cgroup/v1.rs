@@ -50,10 +50,24 @@ pub(super) fn memory(memory: &LinuxMemory, writes: &mut Vec<Write>) -> Result<()
     Ok(())
 }
 
+/// The least and the most that `cpu.shares` takes; the kernel clamps what is outside, which runc refuses.
+const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
+
 /// `cpu.*`. Period, quota and burst depend on each other; a refused write is tried again after the others.
-pub(super) fn cpu(cpu: &LinuxCpu, writes: &mut Vec<Write>) {
-    if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
-        writes.push(Write::must(Cpu, "cpu.shares", shares));
+///
+/// An idle cgroup has a share of its own that cannot be written, so `idle` goes first and shares only beside 0.
+pub(super) fn cpu(cpu: &LinuxCpu, writes: &mut Vec<Write>) -> Result<()> {
+    if let Some(idle) = cpu.idle() {
+        writes.push(Write::must(Cpu, "cpu.idle", idle));
+    }
+    match cpu.shares() {
+        None | Some(0) => {}
+        Some(_) if cpu.idle() == Some(1) => {}
+        Some(shares) if SHARES.contains(&shares) => writes.push(Write::must(Cpu, "cpu.shares", shares)),
+        Some(shares) => {
+            let what = format!("linux.resources.cpu.shares: {shares} is not in 2..=262144");
+            return Err(Error::new(Kind::Invalid, what));
+        }
     }
     if let Some(period) = cpu.period().filter(|period| *period != 0) {
         writes.push(Write::must(Cpu, "cpu.cfs_period_us", period));
@@ -70,9 +84,7 @@ pub(super) fn cpu(cpu: &LinuxCpu, writes: &mut Vec<Write>) {
     if let Some(runtime) = cpu.realtime_runtime().filter(|runtime| *runtime != 0) {
         writes.push(Write::must(Cpu, "cpu.rt_runtime_us", runtime));
     }
-    if let Some(idle) = cpu.idle() {
-        writes.push(Write::must(Cpu, "cpu.idle", idle));
-    }
+    Ok(())
 }
 
 /// `blkio.*`. The weight is CFQ's file up to kernel 4.20 and BFQ's since.

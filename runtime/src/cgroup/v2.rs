@@ -59,7 +59,8 @@ pub(super) fn cpu(cpu: &LinuxCpu, writes: &mut Vec<Write>) -> Result<()> {
     if let Some(idle) = cpu.idle() {
         writes.push(Write::must(Cpu, "cpu.idle", idle));
     }
-    if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
+    // An idle cgroup has a weight of its own, and refuses another.
+    if let Some(shares) = cpu.shares().filter(|shares| *shares != 0 && cpu.idle() != Some(1)) {
         writes.push(Write::must(Cpu, "cpu.weight", weight(shares)));
     }
     let (quota, period) = (cpu.quota().unwrap_or(0), cpu.period().unwrap_or(0));

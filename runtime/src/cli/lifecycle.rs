@@ -43,10 +43,10 @@ fn load(call: &Call) -> Result<Spec> {
     if call.has("pidfd-socket") {
         return Err(Error::new(Kind::Unsupported, "--pidfd-socket: not supported yet"));
     }
-    let loaded = match call.path("config") {
-        Some(path) => spec::load_file(path),
-        None => spec::load(bundle(call)),
-    };
+    let mut notes = Vec::new();
+    let path = call.path("config").map_or_else(|| bundle(call).join("config.json"), Path::to_owned);
+    let loaded = spec::load_file(&path, &mut notes);
+    log::warnings(call, &notes);
     loaded.context(|| format!("{} {}", call.command.name, call.id().unwrap_or_default()))
 }
 

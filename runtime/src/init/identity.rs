@@ -4,9 +4,10 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::{Init, Trouble};
-use crate::plan::{Step, User};
+use crate::plan::{EVERY_CPU, Step, User};
+use crate::root::Place;
 use crate::sys::fs::{self, Resolve};
-use crate::sys::{Errno, process};
+use crate::sys::{Errno, net, process};
 
 /// How far `/etc/passwd` is read in search of a home: a hostile one may be endless.
 const PASSWD_LIMIT: usize = 1 << 20;
@@ -16,7 +17,12 @@ impl Init<'_> {
         match step {
             Step::BecomeRoot => become_root()?,
             Step::NewSession => process::setsid()?,
-            Step::Keyring => keyring()?,
+            Step::Keyring(name, permissions) => return keyring(name, *permissions),
+            Step::Affinity(cpus) => affinity(cpus)?,
+            Step::Loopback => net::bring_up(c"lo")?,
+            Step::Label(file, label) => self.write_proc(file, label, Resolve::OneMount)?,
+            Step::FileLabel(place, label) => self.label(place, label)?,
+            Step::MemoryPolicy(mode, nodes) => process::set_memory_policy(*mode, nodes)?,
             Step::Hostname(name) => process::set_hostname(name)?,
             Step::Domainname(name) => process::set_domainname(name)?,
             Step::Sysctl(path, value) => self.write_proc(path, value, Resolve::Strict)?,
@@ -48,6 +54,13 @@ impl Init<'_> {
     fn write_proc(&self, path: &CStr, value: &CStr, resolve: Resolve) -> Result<(), Errno> {
         let file = fs::openat2(self.ground.proc.as_fd(), path, libc::O_WRONLY, 0, resolve)?;
         fs::write_once(file.as_fd(), value.to_bytes())
+    }
+
+    /// Labels what is mounted at a place; its handle has no rights by itself.
+    fn label(&mut self, place: &Place, label: &CStr) -> Result<(), Errno> {
+        let found = self.root()?.find(place)?;
+        let opened = fs::reopen(self.ground.proc.as_fd(), found.as_fd(), libc::O_RDONLY)?;
+        fs::set_attribute(opened.as_fd(), c"security.selinux", label.to_bytes())
     }
 
     /// Lowering the score needs CAP_SYS_RESOURCE; a container without its wish is better than none.
@@ -124,10 +137,25 @@ fn become_root() -> Result<(), Errno> {
     process::setuid(0)
 }
 
-/// Kernels without keyrings have none to leak.
-fn keyring() -> Result<(), Errno> {
-    match process::join_session_keyring() {
-        Err(errno) if matches!(errno.raw(), libc::ENOSYS | libc::EPERM | libc::EDQUOT) => Ok(()),
+/// Joins the session keyring of the container, so that the caller's is not leaked. Kernels without keyrings have none to
+/// leak; a full quota is told. The first process makes the keyring searchable for the later ones, as runc does.
+fn keyring(name: &CStr, permissions: Option<u32>) -> Result<(), Trouble> {
+    let joined = match process::join_session_keyring(name) {
+        Err(errno) if matches!(errno.raw(), libc::ENOSYS | libc::EPERM) => return Ok(()),
+        Err(errno) if errno.raw() == libc::EDQUOT => return Err(Trouble::Minor(errno)),
+        joined => joined?,
+    };
+    if let Some(bits) = permissions {
+        process::permit_key(joined, bits)?;
+    }
+    Ok(())
+}
+
+/// A mask of which no CPU is left in the cgroup, or that a filter around this runtime refuses, is not worth the container
+/// when nobody asked for it.
+fn affinity(cpus: &[u64]) -> Result<(), Errno> {
+    match process::set_affinity(cpus) {
+        Err(_) if *cpus == EVERY_CPU => Ok(()),
         done => done,
     }
 }

@@ -1,8 +1,8 @@
 //! DECIDE: who a process is: ids, capabilities, limits, scheduling.
 
 use oci_spec::runtime::{
-    Capabilities, Capability, IOPriorityClass, Linux, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy,
-    PosixRlimitType, Process, Scheduler,
+    Capabilities, Capability, IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolicy, PosixRlimitType, Process,
+    Scheduler,
 };
 
 use super::Host;
@@ -97,14 +97,6 @@ fn resource(kind: PosixRlimitType) -> (u32, &'static str) {
         PosixRlimitType::RlimitRtprio => (14, "RLIMIT_RTPRIO"),
         PosixRlimitType::RlimitRttime => (15, "RLIMIT_RTTIME"),
     }
-}
-
-/// `linux.personality`.
-pub(super) fn personality(linux: &Linux) -> Option<Step> {
-    linux.personality().as_ref().map(|persona| match persona.domain() {
-        LinuxPersonalityDomain::PerLinux => Step::Personality(0),
-        LinuxPersonalityDomain::PerLinux32 => Step::Personality(0x0008),
-    })
 }
 
 /// `process.ioPriority`: class and priority packed as ioprio_set(2) wants them.

@@ -3,8 +3,10 @@
 //! Nothing here makes a system call. What has to be opened before the clone is listed ([`Opens`]), what a step needs
 //! is prepared (C strings, filter programs), so that the child neither allocates nor formats.
 
+mod attributes;
 mod devices;
 mod identity;
+mod labels;
 mod mounts;
 mod namespaces;
 mod options;
@@ -25,6 +27,7 @@ use crate::sys::clone::flags;
 use crate::sys::mount::Depth;
 use crate::talk::Word;
 
+pub use attributes::{EVERY_CPU, Lasting};
 pub use namespaces::flag;
 pub use process::Image;
 pub use step::{Device, Hook, Mount, Slot, Step, Target, User, What, namespace_names};
@@ -41,6 +44,19 @@ pub struct Host {
     pub cgroup: PathBuf,
     /// Capabilities that this process has, one bit each.
     pub permitted: u64,
+    /// Which kinds of labels its kernel knows, as far as any is asked for.
+    pub labels: Labels,
+    /// What the session keyring of the container's processes is called.
+    pub keyring: String,
+}
+
+/// Linux security modules that give labels to processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Labels {
+    /// AppArmor is enabled.
+    pub apparmor: bool,
+    /// SELinux is enabled.
+    pub selinux: bool,
 }
 
 /// One cgroup tree.
@@ -148,6 +164,8 @@ pub struct Plan {
     pub image: Image,
     /// A joined network namespace must not be the host's: sysctls are going to be written.
     pub guards_network: bool,
+    /// The process lives in another user namespace than the runtime.
+    pub other_user: bool,
     /// Sentences about what will be missing.
     pub warnings: Vec<String>,
 }
@@ -165,6 +183,7 @@ pub fn create(spec: &Spec, bundle: &Path, host: &Host, filter: Option<Filter>, w
     plan.cloned = spaces.cloned;
     plan.around = spaces.around;
     plan.maps = spaces.maps;
+    plan.other_user = spaces.other_user;
 
     if plan.cloned & flags::PID == 0 {
         // Others live in its pid namespace: they must not look into a process that still holds the host's descriptors.
@@ -172,12 +191,16 @@ pub fn create(spec: &Spec, bundle: &Path, host: &Host, filter: Option<Filter>, w
     }
     plan.steps.extend(process::oom_score(process)?);
     plan.steps.push(if wishes.placed { Step::Await(Word::Placed) } else { Step::EnterCgroups });
+    plan.steps.push(Step::Affinity(attributes::EVERY_CPU.to_vec()));
     if plan.maps.is_some() {
         plan.steps.push(Step::Await(Word::Mapped));
     }
     plan.steps.extend(spaces.joins);
     if spaces.other_user {
         plan.steps.push(Step::BecomeRoot);
+    }
+    if plan.cloned & flags::NETWORK != 0 {
+        plan.steps.push(Step::Loopback);
     }
     plan.steps.push(Step::NewSession);
     if spaces.own_cgroup {
@@ -196,7 +219,8 @@ pub fn create(spec: &Spec, bundle: &Path, host: &Host, filter: Option<Filter>, w
     plan.guards_network = network;
     let runtime_may_look = host.permitted & CAP_SYS_PTRACE != 0;
     let host = if spaces.other_user { &Host { permitted: u64::MAX >> 1, ..host.clone() } } else { host };
-    process::become_it(&mut plan, Some(spec), process, host, filter, wishes)?;
+    let lasting = Lasting::of(linux);
+    process::become_it(&mut plan, Some(spec), lasting.as_deref(), process, host, filter, wishes)?;
     process::hide_while_waiting(&mut plan, runtime_may_look);
     Ok(plan)
 }
@@ -253,29 +277,41 @@ fn filesystem(
 
 /// What an exec has to know of the container it enters.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Inside {
+pub struct Inside<'a> {
     /// Namespaces that differ from the runtime's, without those of pid and time: the parent stands in these.
     pub spaces: u64,
     /// Pid and time namespaces, likewise.
     pub around: u64,
+    /// What concerns every process of the container.
+    pub lasting: Option<&'a Lasting>,
 }
 
 /// Plans one more process in a running container. Slot 0 is a pidfd of its first process.
 ///
 /// # Errors
 /// `Invalid` with a path into the process.
-pub fn exec(process: &Process, inside: Inside, host: &Host, filter: Option<Filter>, wishes: Wishes) -> Result<Plan> {
+pub fn exec(
+    process: &Process,
+    inside: Inside<'_>,
+    host: &Host,
+    filter: Option<Filter>,
+    wishes: Wishes,
+) -> Result<Plan> {
     let mut plan = Plan { image: process::image(process)?, ..Plan::default() };
     if inside.around != 0 {
         plan.around.push(Around::Join(inside.around, 0));
     }
     plan.steps.push(Step::Hide);
     plan.steps.extend(process::oom_score(process)?);
+    let (initial, last) = attributes::affinity(process)?;
+    plan.steps.extend(initial);
     plan.steps.push(Step::EnterCgroups);
+    plan.steps.extend(last);
     if inside.spaces != 0 {
         plan.steps.push(Step::Join(inside.spaces, 0, "of the container".into()));
     }
     let other_user = inside.spaces & flags::USER != 0;
+    plan.other_user = other_user;
     if other_user {
         plan.steps.push(Step::BecomeRoot);
     }
@@ -284,7 +320,7 @@ pub fn exec(process: &Process, inside: Inside, host: &Host, filter: Option<Filte
         plan.steps.push(Step::Terminal(process::console_size(process)));
     }
     let host = if other_user { &Host { permitted: u64::MAX >> 1, ..host.clone() } } else { host };
-    process::become_it(&mut plan, None, process, host, filter, wishes)?;
+    process::become_it(&mut plan, None, inside.lasting, process, host, filter, wishes)?;
     Ok(plan)
 }
 

@@ -31,8 +31,13 @@ const INTERNAL: &[&str] = &["proc", "sysfs", "cgroup", "cgroup2", "mqueue", "dev
 /// One step for each mount (several for a v1 cgroup tree).
 pub(super) fn decide(spec: &Spec, bundle: &Path, host: &Host, opens: &mut Opens) -> Result<Vec<Step>> {
     let mut steps = Vec::new();
+    let label = super::labels::mount(spec.linux().as_ref(), host)?;
     for (at, mount) in spec.mounts().iter().flatten().enumerate() {
+        let from = steps.len();
         one(mount, bundle, host, opens, &mut steps).context(|| format!("mounts[{at}]"))?;
+        if let Some(label) = &label {
+            super::labels::file_systems(&mut steps, from, label);
+        }
     }
     Ok(steps)
 }

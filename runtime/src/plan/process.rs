@@ -7,13 +7,18 @@
 use oci_spec::runtime::{Hook as OciHook, Process, Spec};
 
 use super::step::{Hook, Step};
-use super::{Filter, Host, Plan, Wishes, c_string, identity, path_text};
+use super::{Filter, Host, Lasting, Plan, Wishes, attributes, c_string, identity, labels, path_text};
 use crate::error::Result;
 use crate::sys::process::CStringArray;
 use crate::talk::Word;
 
 /// Where programs are looked for when the environment has no `PATH` (execvp(3)).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Who may find the session keyring of the first process, to join it: its user, or in a user namespace anybody, whose
+/// ids are other ones there (linux/key.h).
+const KEY_USER_SEARCH: u32 = 0x0008_0000;
+const KEY_OTHER_SEARCH: u32 = 0x0000_0008;
 
 /// Arguments and environment of the program.
 #[derive(Debug, Default)]
@@ -58,6 +63,10 @@ pub(super) fn hooks_in_the_middle(plan: &mut Plan, spec: &Spec) -> Result<()> {
         plan.steps.push(Step::Say(Word::Hooks));
         plan.steps.push(Step::Await(Word::Hooked));
     }
+    if any(hooks.create_container()) {
+        // By then the parent has written the state that they read.
+        plan.steps.push(Step::Await(Word::Recorded));
+    }
     for found in hooks.create_container().iter().flatten() {
         plan.steps.push(hook("createContainer", found)?);
     }
@@ -84,9 +93,11 @@ fn hook(kind: &'static str, hook: &OciHook) -> Result<Step> {
 }
 
 /// The steps from the place to the program.
+#[allow(clippy::too_many_arguments, reason = "each is a different kind of fact")]
 pub(super) fn become_it(
     plan: &mut Plan,
     spec: Option<&Spec>,
+    lasting: Option<&Lasting>,
     process: &Process,
     host: &Host,
     filter: Option<Filter>,
@@ -96,14 +107,16 @@ pub(super) fn become_it(
     let safe = process.no_new_privileges().unwrap_or(false);
     let sets = identity::capabilities(process, host, &mut plan.warnings);
     let mut filter = filter.map(|filter| Step::Seccomp(filter.program, filter.flags));
+    if let Some(lasting) = lasting {
+        attributes::decide(lasting, plan)?;
+    }
     let steps = &mut plan.steps;
     if !wishes.no_new_keyring {
-        steps.push(Step::Keyring);
+        steps.extend(labels::keyring(process, host)?);
+        let search = if plan.other_user { KEY_OTHER_SEARCH } else { KEY_USER_SEARCH };
+        steps.push(Step::Keyring(c_string(&host.keyring)?, spec.map(|_| search)));
     }
     steps.extend(identity::limits(process));
-    if let Some(linux) = spec.and_then(|spec| spec.linux().as_ref()) {
-        steps.extend(identity::personality(linux));
-    }
     steps.extend(process.scheduler().as_ref().map(identity::scheduler));
     steps.extend(identity::io_priority(process)?);
     steps.push(Step::Streams);
@@ -113,6 +126,7 @@ pub(super) fn become_it(
     if lacks_home(process) {
         steps.push(Step::Home(user.uid));
     }
+    steps.extend(labels::decide(process, host)?);
     // Before any path of the specification is used: `/proc/self/fd/N` as working directory or program must not find a
     // descriptor of the host (CVE-2024-21626), nor must another process of the container while this one waits.
     steps.push(Step::CloseOthers(wishes.preserve_fds));

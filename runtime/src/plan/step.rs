@@ -2,9 +2,10 @@
 //!
 //! `Display` is the golden text of the tests and the words of an error: `create web: mount proc on /proc: ...`.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fmt;
 
+use super::attributes::EVERY_CPU;
 use crate::root::Place;
 use crate::sys::clone::flags;
 use crate::sys::mount::{Depth, MountAttr};
@@ -33,8 +34,18 @@ pub enum Step {
     Hide,
     /// A session of its own.
     NewSession,
-    /// A new session keyring; a kernel without keyrings is fine.
-    Keyring,
+    /// A session keyring of this name; a kernel without keyrings is fine. The first process lets others find it.
+    Keyring(CString, Option<u32>),
+    /// Run on these CPUs, as far as the cgroup allows: one bit each.
+    Affinity(Vec<u64>),
+    /// The loopback device of a new network namespace is up.
+    Loopback,
+    /// A label of a security module, written into this file of procfs for the next exec (or keyring).
+    Label(&'static CStr, CString),
+    /// `security.selinux` of what is mounted there.
+    FileLabel(Place, CString),
+    /// Mode with flags, and nodes, of set_mempolicy(2).
+    MemoryPolicy(u32, Vec<u64>),
     /// Propagation of every mount of the new namespace, as `MS_*`.
     Propagation(u64),
     /// A private copy of the rootfs, on top of `/`, which is made private first if so.
@@ -251,7 +262,8 @@ impl fmt::Display for Step {
             Step::UnshareCgroup => f.write_str("unshare the cgroup namespace"),
             Step::Hide => f.write_str("become undumpable"),
             Step::NewSession => f.write_str("start a session"),
-            Step::Keyring => f.write_str("join a new session keyring"),
+            Step::Keyring(name, _) => write!(f, "join session keyring {}", text(name)),
+            Step::FileLabel(place, label) => write!(f, "label {place} {}", text(label)),
             Step::Propagation(flags) => write!(f, "make / {}", propagation_name(*flags, Depth::All)),
             Step::Root(path, false) => write!(f, "clone rootfs {}", text(path)),
             Step::Root(path, true) => write!(f, "clone rootfs {}, make / private", text(path)),
@@ -281,6 +293,13 @@ impl Step {
     /// The steps that make a process out of a place to live in.
     fn fmt_process(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Step::Affinity(cpus) if *cpus == EVERY_CPU => f.write_str("run on every cpu"),
+            Step::Affinity(cpus) => write!(f, "run on cpus {cpus:x?}"),
+            Step::Loopback => f.write_str("bring the loopback device up"),
+            Step::Label(file, label) => {
+                write!(f, "write {} to {}", label.to_string_lossy(), file.to_string_lossy())
+            }
+            Step::MemoryPolicy(mode, nodes) => write!(f, "set memory policy {mode:#x} nodes {nodes:x?}"),
             Step::Personality(persona) => write!(f, "set personality {persona:#x}"),
             Step::Scheduler(attributes) => write!(f, "set scheduler policy {}", attributes.policy),
             Step::IoPriority(value) => write!(f, "set io priority {value:#x}"),

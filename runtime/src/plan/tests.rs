@@ -13,6 +13,8 @@ fn host() -> Host {
         cgroups: vec![tree("cpu,cpuacct", false), tree("pids", false)],
         cgroup: "box/web".into(),
         permitted: u64::MAX,
+        keyring: "_ses.web".into(),
+        ..Host::default()
     }
 }
 
@@ -43,6 +45,8 @@ fn between(text: &str, first: &str, last: &str) -> String {
 const TEMPLATE_PLAN: &str = "\
 clone mount uts ipc pid network
 enter the cgroup
+run on every cpu
+bring the loopback device up
 start a session
 unshare the cgroup namespace
 make / rslave
@@ -92,7 +96,7 @@ mask /sys/firmware
 make / read-only
 pivot to the rootfs
 set hostname gantry
-join a new session keyring
+join session keyring _ses.web
 limit RLIMIT_NOFILE to 1024:1024
 place the standard streams
 find HOME of uid 0
@@ -156,7 +160,7 @@ fn a_user_namespace_is_mapped_first_and_gets_devices_by_bind() {
     assert!(
         text.starts_with(
             "around the clone: join network\nclone mount uts user\nmap uids 0 100000 65536, gids 0 100000 65536\n\
-             become undumpable\nenter the cgroup\nawait Mapped\nbecome root of the user namespace\nstart a session\nmake / rslave\n"
+             become undumpable\nenter the cgroup\nrun on every cpu\nawait Mapped\nbecome root of the user namespace\nstart a session\nmake / rslave\n"
         ),
         "{text}"
     );
@@ -175,7 +179,7 @@ fn joined_namespaces_are_entered_by_the_child_pid_by_the_parent() {
     let text = text(&[("/linux/namespaces", spaces)]);
     assert!(
         text.starts_with(
-            "around the clone: join pid\nclone mount\nbecome undumpable\nenter the cgroup\njoin network namespace /run/net\n\
+            "around the clone: join pid\nclone mount\nbecome undumpable\nenter the cgroup\nrun on every cpu\njoin network namespace /run/net\n\
              join ipc namespace /run/ipc\njoin uts namespace /run/uts\nstart a session\nmake / rslave\n"
         ),
         "{text}"
@@ -220,7 +224,7 @@ fn hooks_stand_at_their_points() {
     let plan = create(&spec, Path::new("/b"), &host(), None, wishes).unwrap().to_string();
     assert_eq!(
         between(&plan, "link /dev/ptmx", "make /proc/bus"),
-        "say Hooks\nawait Hooked\nrun createContainer hook /c\n"
+        "say Hooks\nawait Hooked\nawait Recorded\nrun createContainer hook /c\n"
     );
     assert_eq!(between(&plan, "await start", "execute"), "run startContainer hook /d\n");
 }
@@ -292,13 +296,13 @@ fn exec_hides_before_it_joins() {
     let mut spec: Spec = spec::parse(TEMPLATE).unwrap();
     let process = spec.process_mut().as_mut().unwrap();
     process.set_terminal(Some(true)).set_oom_score_adj(Some(100));
-    let inside = Inside { spaces: flags::MOUNT | flags::USER | flags::NETWORK, around: flags::PID };
+    let inside = Inside { spaces: flags::MOUNT | flags::USER | flags::NETWORK, around: flags::PID, lasting: None };
     let plan = exec(process, inside, &host(), None, Wishes::default()).unwrap().to_string();
     assert!(
         plan.starts_with(
-            "around the clone: join pid\nclone \nbecome undumpable\nset oom_score_adj 100\nenter the cgroup\n\
+            "around the clone: join pid\nclone \nbecome undumpable\nset oom_score_adj 100\nenter the cgroup\nrun on every cpu\n\
              join mount user network namespace of the container\nbecome root of the user namespace\nstart a session\n\
-             open a terminal\njoin a new session keyring\n"
+             open a terminal\njoin session keyring _ses.web\n"
         ),
         "{plan}"
     );

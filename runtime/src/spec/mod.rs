@@ -1,5 +1,6 @@
 //! `config.json`: reading, checking, and the sentence that a broken one deserves.
 
+mod beside;
 mod locate;
 mod template;
 mod validate;
@@ -16,7 +17,7 @@ pub(crate) use validate::is_joined;
 pub use validate::{check, check_process};
 
 /// Newest version of the runtime-spec that this crate knows; any `1.x` is read.
-pub const VERSION: &str = "1.2.1";
+pub const VERSION: &str = "1.3.0";
 
 /// Largest `config.json` that is read; Docker's with its whole seccomp profile has 60 KB.
 const LIMIT: u64 = 16 << 20;
@@ -26,16 +27,17 @@ const LIMIT: u64 = 16 << 20;
 /// # Errors
 /// `Invalid` with the JSON path of what is wrong.
 pub fn load(bundle: &Path) -> Result<Spec> {
-    load_file(&bundle.join("config.json"))
+    load_file(&bundle.join("config.json"), &mut Vec::new())
 }
 
-/// Reads and checks a configuration of any name.
+/// Reads and checks a configuration of any name; `notes` gets a sentence for each thing in it that is not known here and
+/// was left out.
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_file(path: &Path) -> Result<Spec> {
+pub fn load_file(path: &Path, notes: &mut Vec<String>) -> Result<Spec> {
     let text = read_bounded(path)?;
-    let spec: Spec = parse(&text).context(|| format!("read {}", path.display()))?;
+    let spec: Spec = parse_noting(&text, notes).context(|| format!("read {}", path.display()))?;
     check(&spec).context(|| format!("check {}", path.display()))?;
     Ok(spec)
 }
@@ -53,17 +55,35 @@ pub fn load_process(path: &Path) -> Result<Process> {
 
 /// Turns JSON into a type of the specification; a failure names the path at which the text stops to fit.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
-    serde_json::from_str(text).map_err(|why| {
-        let place = locate::path_at(text, why.line(), why.column());
-        let said = why.to_string();
-        let said = said.split(" at line ").next().unwrap_or(&said);
-        let what = if place.is_empty() {
-            format!("{said} (line {}, column {})", why.line(), why.column())
-        } else {
-            format!("{place}: {said}")
-        };
-        Error::new(Kind::Invalid, what)
-    })
+    parse_noting(text, &mut Vec::new())
+}
+
+/// As [`parse`]; `notes` gets a sentence for each thing that is not known here and was left out.
+pub(crate) fn parse_noting<T: DeserializeOwned>(text: &str, notes: &mut Vec<String>) -> Result<T> {
+    let why = match serde_json::from_str(text) {
+        Ok(parsed) => return Ok(parsed),
+        Err(why) => why,
+    };
+    let mut noted = Vec::new();
+    let reworded = beside::reword(text, &mut noted);
+    if let Some(parsed) = reworded.and_then(|text| serde_json::from_str(&text).ok()) {
+        notes.append(&mut noted);
+        return Ok(parsed);
+    }
+    Err(located(text, &why))
+}
+
+/// The sentence of a refused text, with the path at which it stops to fit.
+fn located(text: &str, why: &serde_json::Error) -> Error {
+    let place = locate::path_at(text, why.line(), why.column());
+    let said = why.to_string();
+    let said = said.split(" at line ").next().unwrap_or(&said);
+    let what = if place.is_empty() {
+        format!("{said} (line {}, column {})", why.line(), why.column())
+    } else {
+        format!("{place}: {said}")
+    };
+    Error::new(Kind::Invalid, what)
 }
 
 fn read_bounded(path: &Path) -> Result<String> {

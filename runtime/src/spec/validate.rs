@@ -139,7 +139,7 @@ fn check_linux(spec: &Spec, linux: &Linux) -> Result<()> {
         return wrong("linux.timeOffsets: needs a new time namespace in linux.namespaces");
     }
     check_paths(linux)?;
-    not_yet(spec, linux)
+    not_yet(linux)
 }
 
 /// Whether a namespace is one that exists already. An empty path is no path, as with runc.
@@ -177,16 +177,10 @@ fn check_paths(linux: &Linux) -> Result<()> {
 }
 
 /// What is read but cannot be done in this version: refused, so that nothing asked for is silently missing.
-fn not_yet(spec: &Spec, linux: &Linux) -> Result<()> {
-    let process = spec.process().as_ref();
-    let label = |label: Option<&String>| label.is_some_and(|label| !label.is_empty());
+fn not_yet(linux: &Linux) -> Result<()> {
     let asked = [
         ("linux.intelRdt", linux.intel_rdt().is_some()),
-        ("linux.memoryPolicy", linux.memory_policy().is_some()),
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
-        ("linux.mountLabel", label(linux.mount_label().as_ref())),
-        ("process.selinuxLabel", label(process.and_then(|process| process.selinux_label().as_ref()))),
-        ("process.apparmorProfile", label(process.and_then(|process| process.apparmor_profile().as_ref()))),
     ];
     match asked.iter().find(|(_, asked)| *asked) {
         Some((field, _)) => Err(Error::new(Kind::Unsupported, format!("{field}: not supported yet"))),

@@ -12,6 +12,9 @@ const PROG_QUERY: libc::c_int = 16;
 
 const TYPE_CGROUP_DEVICE: u32 = 15;
 const ATTACH_CGROUP_DEVICE: u32 = 6;
+/// How often a load that the verifier gave up is tried again.
+const VERIFIER_TRIES: u32 = 30;
+
 const ALLOW_MULTI: u32 = 2;
 const REPLACE: u32 = 4;
 
@@ -41,7 +44,7 @@ struct Attach {
     replace_bpf_fd: u32,
 }
 
-/// `union bpf_attr` for BPF_PROG_QUERY.
+/// `union bpf_attr` for BPF_PROG_QUERY, whole: kernels 6.17 to 7.1 write `revision` whatever size they are told.
 #[repr(C)]
 #[derive(Default)]
 struct Query {
@@ -52,6 +55,10 @@ struct Query {
     prog_ids: u64,
     prog_cnt: u32,
     padding: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
 }
 
 /// `union bpf_attr` for BPF_PROG_GET_FD_BY_ID.
@@ -78,6 +85,13 @@ pub fn load_device_program(instructions: &[u64]) -> Result<OwnedFd, Errno> {
         license: c"Apache-2.0".as_ptr() as u64,
         ..Load::default()
     };
+    // The verifier gives up with EAGAIN when a signal comes; it will not for ever.
+    for _ in 0..VERIFIER_TRIES {
+        match check_fd(bpf(PROG_LOAD, &mut attributes)) {
+            Err(errno) if errno.raw() == libc::EAGAIN => {}
+            loaded => return loaded,
+        }
+    }
     check_fd(bpf(PROG_LOAD, &mut attributes))
 }
 

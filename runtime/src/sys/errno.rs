@@ -58,3 +58,5 @@ pub(super) fn check_fd(ret: libc::c_long) -> Result<OwnedFd, Errno> {
     // SAFETY: the kernel has just opened this descriptor for the caller, who passes it on here; nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw as i32) })
 }
+
+impl std::error::Error for Errno {}

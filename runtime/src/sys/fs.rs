@@ -185,6 +185,13 @@ pub fn rewind(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     check(unsafe { libc::lseek(fd.as_raw_fd(), 0, libc::SEEK_SET) } as libc::c_long).map(drop)
 }
 
+/// fsetxattr(2).
+pub fn set_attribute(fd: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> Result<(), Errno> {
+    // SAFETY: `name` is a C string and `value` readable for its length; both outlive the call.
+    let ret = unsafe { libc::fsetxattr(fd.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    check(ret.into()).map(drop)
+}
+
 /// umask(2); returns the old mask.
 pub fn umask(mask: u32) -> u32 {
     // SAFETY: umask reads one integer and cannot fail.

@@ -12,6 +12,7 @@ pub mod clone;
 pub mod fs;
 pub mod keep;
 pub mod mount;
+pub mod net;
 pub mod process;
 pub mod rights;
 pub mod socket;

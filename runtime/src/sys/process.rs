@@ -274,11 +274,38 @@ pub fn limit(resource: u32) -> Result<(u64, u64), Errno> {
     Ok((limit[0], limit[1]))
 }
 
-/// keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`: a new session keyring without a name, so that nobody else can join it.
-pub fn join_session_keyring() -> Result<(), Errno> {
-    let none = std::ptr::null::<c_char>();
-    // SAFETY: a null name is allowed and asks for an anonymous keyring.
-    check(unsafe { libc::syscall(libc::SYS_keyctl, 1, none) }).map(drop)
+/// keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`: the keyring of this name, a new one where there is none. Its serial number.
+pub fn join_session_keyring(name: &CStr) -> Result<i32, Errno> {
+    // SAFETY: `name` is a C string that outlives the call.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, 1, name.as_ptr()) }).map(|serial| serial as i32)
+}
+
+/// Adds bits to the permissions of a key (`KEYCTL_DESCRIBE`, `KEYCTL_SETPERM`).
+pub fn permit_key(serial: i32, bits: u32) -> Result<(), Errno> {
+    let mut text = [0u8; 512];
+    // SAFETY: 6 is KEYCTL_DESCRIBE, which writes at most the length given; it returns how long the text is.
+    let length = check(unsafe { libc::syscall(libc::SYS_keyctl, 6, serial, text.as_mut_ptr(), text.len()) })?;
+    // `keyring;uid;gid;permissions in hexadecimal;name`
+    let text = text.get(..length as usize).unwrap_or(&text);
+    let field = text.split(|&byte| byte == b';').nth(3).and_then(|field| std::str::from_utf8(field).ok());
+    let old = field.and_then(|field| u32::from_str_radix(field, 16).ok()).ok_or(Errno::from_raw(libc::EBADMSG))?;
+    // SAFETY: 5 is KEYCTL_SETPERM, which reads integers only.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, 5, serial, old | bits) }).map(drop)
+}
+
+/// sched_setaffinity(2) of this process: one bit a CPU. The kernel takes those that the cgroup allows.
+pub fn set_affinity(cpus: &[u64]) -> Result<(), Errno> {
+    // SAFETY: `cpus` is readable for the length given, which the kernel cuts to its own.
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(cpus), cpus.as_ptr()) }).map(drop)
+}
+
+/// set_mempolicy(2) of this process: a mode with its flags, one bit a node.
+pub fn set_memory_policy(mode: u32, nodes: &[u64]) -> Result<(), Errno> {
+    // The kernel reads one bit less than it is told (set_mempolicy(2), "BUGS" of the C library's documentation).
+    let most = if nodes.is_empty() { 0 } else { nodes.len() * 64 + 1 };
+    let list = if nodes.is_empty() { std::ptr::null() } else { nodes.as_ptr() };
+    // SAFETY: `list` is null, or readable for the bits that are told.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, list, most) }).map(drop)
 }
 
 /// sethostname(2).
