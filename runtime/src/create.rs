@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Hooks, Spec};
 
 use crate::cgroup::systemd::Unit;
-use crate::cgroup::{Cgroup, Doors, Layout};
+use crate::cgroup::{self, Cgroup, Doors, Hierarchy, Layout, Version};
 use crate::error::{Context, Error, Kind, Result};
 use crate::launch::{self, Launched, Words};
 use crate::plan::{self, CgroupMount, Filter, Host, Plan, Wishes};
@@ -187,12 +187,10 @@ fn build(
     notes: Vec<String>,
 ) -> Result<Created> {
     let layout = Layout::discover()?;
-    let unit = request.options.systemd_cgroup.then(|| Unit::of_spec(spec, request.id)).transpose()?;
-    let path = unit.as_ref().map_or_else(|| Ok(cgroup_path(spec, request.id)), Unit::cgroup)?;
-    let cgroup = Cgroup::at(&layout, &path)?;
+    let (mut cgroup, unit) = place(request, spec, &layout)?;
     // Before the first record: what is recorded is what a rollback takes apart.
     refuse_used(&cgroup)?;
-    let facts = facts(request, spec, bundle, &cgroup, unit);
+    let mut facts = facts(request, spec, bundle, &cgroup, unit);
     home.record(&facts)?;
     let filter = compile(spec)?;
     if let Some(filter) = &filter {
@@ -205,11 +203,15 @@ fn build(
         no_new_keyring: request.options.no_new_keyring,
         preserve_fds: request.preserve_fds,
     };
-    let host = Host { labels: labels::seen(spec.process().as_ref(), spec.linux().as_ref()), ..host(&layout, &cgroup)? };
+    let mut doors = if wishes.placed { Doors::default() } else { limit(&mut cgroup, spec)? };
+    if cgroup.trees() != facts.cgroup_trees.as_ref() {
+        facts.cgroup_trees = cgroup.trees().cloned();
+        home.record(&facts)?;
+    }
+    let host = Host { labels: labels::seen(spec.process().as_ref(), spec.linux().as_ref()), ..host(&cgroup)? };
     let host = Host { keyring: format!("_ses.{}", request.id), ..host };
     let mut plan = plan::create(spec, bundle, &host, filter, wishes)?;
     plan.warnings.splice(0..0, notes);
-    let mut doors = if wishes.placed { Doors::default() } else { limit(&cgroup, spec)? };
     let mut ground = launch::ground(&plan, Vec::new(), &mut doors, &request.stdio)?;
     if wait {
         ground.fifo = Some(home.make_fifo()?);
@@ -296,13 +298,14 @@ fn hand_over(
     lifecycle::poststart(facts, launched.pid)
 }
 
-/// Path of the container's cgroup below every mount.
-fn cgroup_path(spec: &Spec, id: &str) -> PathBuf {
-    let asked = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
-    match asked.filter(|path| !path.as_os_str().is_empty()) {
-        Some(path) => path.clone(),
-        None => PathBuf::from(format!("/gantry-{id}")),
+/// Where the container's cgroup goes, and systemd's unit for it where systemd is to make it.
+fn place(request: &CreateRequest<'_>, spec: &Spec, layout: &Layout) -> Result<(Cgroup, Option<Unit>)> {
+    if request.options.systemd_cgroup {
+        let unit = Unit::of_spec(spec, request.id)?;
+        return Ok((Cgroup::at(layout, &unit.cgroup()?)?, Some(unit)));
     }
+    let asked = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    Ok((Cgroup::asked(layout, asked, request.id)?, None))
 }
 
 fn facts(request: &CreateRequest<'_>, spec: &Spec, bundle: &Path, cgroup: &Cgroup, unit: Option<Unit>) -> Facts {
@@ -321,7 +324,9 @@ fn facts(request: &CreateRequest<'_>, spec: &Spec, bundle: &Path, cgroup: &Cgrou
         rootfs: spec.root().as_ref().map(|root| bundle.join(root.path())).unwrap_or_default(),
         created: clock::rfc3339(std::time::SystemTime::now()),
         cgroup: cgroup.path().to_owned(),
+        cgroup_trees: cgroup.trees().cloned(),
         unit,
+        resources: spec.linux().as_ref().and_then(|linux| linux.resources().clone()),
         namespaces: listed.iter().fold(0, |all, space| all | plan::flag(space.typ())),
         process: spec.process().clone().unwrap_or_default(),
         lasting: spec.linux().as_ref().and_then(plan::Lasting::of),
@@ -342,13 +347,14 @@ fn compile(spec: &Spec) -> Result<Option<Filter>> {
 }
 
 /// The facts about this host that a plan needs.
-pub(crate) fn host(layout: &Layout, cgroup: &Cgroup) -> Result<Host> {
-    let trees = layout.hierarchies().iter();
+pub(crate) fn host(cgroup: &Cgroup) -> Result<Host> {
+    let tree = |(tree, own): (&Hierarchy, PathBuf)| CgroupMount {
+        mount: tree.mount.clone(),
+        own,
+        v2: tree.version == Version::V2,
+    };
     Ok(Host {
-        cgroups: trees
-            .map(|tree| CgroupMount { mount: tree.mount.clone(), v2: tree.version == crate::cgroup::Version::V2 })
-            .collect(),
-        cgroup: cgroup.path().to_owned(),
+        cgroups: cgroup.dirs().map(tree).collect(),
         permitted: process::capget().context(|| "look at the own capabilities")?.permitted,
         ..Host::default()
     })
@@ -363,13 +369,28 @@ fn refuse_used(cgroup: &Cgroup) -> Result<()> {
 }
 
 /// Makes the cgroup, gives it its limits and opens its doors.
-fn limit(cgroup: &Cgroup, spec: &Spec) -> Result<Doors> {
-    cgroup.create()?;
-    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+///
+/// A user without privileges who asked for no place and no limits does without the trees that are not theirs.
+fn limit(cgroup: &mut Cgroup, spec: &Spec) -> Result<Doors> {
+    let linux = spec.linux().as_ref();
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    let anywhere = linux.and_then(|linux| linux.cgroups_path().as_ref()).is_none_or(|path| path.as_os_str().is_empty());
+    let refused = match cgroup.create() {
+        Err(why) if anywhere && cgroup::is_forbidden(&why) && process::is_unprivileged() => {
+            cgroup.create_where_permitted()?
+        }
+        created => created.map(|()| false)?,
+    };
     if let Some(resources) = resources {
-        cgroup.apply(resources)?;
+        let without = "limits need a cgroup, and this user may not make one everywhere";
+        let applied = cgroup.apply(resources);
+        if refused { applied.context(|| without)? } else { applied? }
     }
-    cgroup.apply_devices(resources)?;
+    match cgroup.apply_devices(resources) {
+        // Neither may such a user make a device, nor keep anybody from one.
+        Err(_) if process::is_unprivileged() => {}
+        applied => applied?,
+    }
     cgroup.doors()
 }
 

@@ -52,7 +52,7 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
     let home = Home::open(request.root, request.id)?;
     let facts = home.facts()?.ok_or_else(|| Error::new(Kind::WrongState, "it was never finished"))?;
     let layout = Layout::discover()?;
-    let cgroup = Cgroup::at(&layout, &facts.cgroup)?;
+    let cgroup = Cgroup::recorded(&layout, &facts.cgroup, facts.cgroup_trees.as_ref())?;
     let (seen, init) = home.look(|| cgroup.is_frozen().unwrap_or(false))?;
     status::allow(Op::Exec, status::derive(seen))?;
     let init = init.ok_or_else(|| Error::new(Kind::WrongState, "it has no process"))?;
@@ -73,7 +73,7 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
         around: facts.namespaces & (flags::PID | flags::TIME),
         lasting: facts.lasting.as_deref(),
     };
-    let host = Host { labels: labels::seen(Some(request.process), None), ..host(&layout, &cgroup)? };
+    let host = Host { labels: labels::seen(Some(request.process), None), ..host(&cgroup)? };
     let host = Host { keyring: format!("_ses.{}", request.id), ..host };
     let mut plan = plan::exec(request.process, inside, &host, home.filter()?, wishes)?;
     let mut doors = cgroup.doors()?;

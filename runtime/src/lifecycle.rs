@@ -78,8 +78,8 @@ fn is_frozen(facts: &Facts) -> Result<bool> {
     cgroup(facts)?.is_frozen()
 }
 
-fn cgroup(facts: &Facts) -> Result<Cgroup> {
-    Cgroup::at(&Layout::discover()?, &facts.cgroup)
+pub(crate) fn cgroup(facts: &Facts) -> Result<Cgroup> {
+    Cgroup::recorded(&Layout::discover()?, &facts.cgroup, facts.cgroup_trees.as_ref())
 }
 
 /// Lets a created container run its program, then runs the `poststart` hooks.

@@ -1,7 +1,7 @@
 //! Facts on disk: `<root>/<id>/`, 0700.
 //!
 //! ```text
-//! state.json     what the container was made of; written once, before anything else exists
+//! state.json     what the container was made of; written before anything else exists, and again by an update
 //! init           pid and start time of the first process (`1234 567890`); written right after the clone
 //! exec.fifo.new  the set-up is not finished yet
 //! exec.fifo      it is: waits for `start`, which removes it
@@ -20,9 +20,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Hooks, Process};
+use oci_spec::runtime::{Hooks, LinuxResources, Process};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Trees;
 use crate::cgroup::systemd::Unit;
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{Filter, Lasting};
@@ -50,9 +51,15 @@ pub struct Facts {
     pub created: String,
     /// Its cgroup, below the mount of every tree.
     pub cgroup: PathBuf,
+    /// The trees that it is in and its path in each, where that is not the same path in all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup_trees: Option<Trees>,
     /// The unit that this cgroup belongs to, with the systemd driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<Unit>,
+    /// Its limits and device rules, as configured and as changed by updates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<LinuxResources>,
     /// Namespaces that differ from the runtime's, as the kernel's flags.
     pub namespaces: u64,
     /// What exec takes its defaults from.

@@ -48,7 +48,7 @@ impl Cgroup {
     }
 
     fn put_all(&self, resources: &LinuxResources, mut journal: Option<&mut Journal>) -> Result<()> {
-        let writes = decide(resources, |controller| self.layout().version_of(controller))?;
+        let writes = decide(resources, |controller| self.version_of(controller))?;
         let files = unified(resources)?;
         self.check_usage(resources)?;
         let mut again = Vec::new();
@@ -87,7 +87,7 @@ impl Cgroup {
 
     fn put_devices(&self, resources: Option<&LinuxResources>, changes: bool) -> Result<()> {
         let rules = devices::rules(resources)?;
-        match self.layout().version_of(Controller::Devices) {
+        match self.version_of(Controller::Devices) {
             Some(Version::V1) => {
                 let wanted = List::of(&rules);
                 let has_tree = self.unified_dir().is_some();
@@ -193,7 +193,7 @@ impl Cgroup {
         let Some(memory) = resources.memory().filter(|memory| memory.check_before_update() == Some(true)) else {
             return Ok(());
         };
-        if self.layout().version_of(Controller::Memory) != Some(Version::V2) {
+        if self.version_of(Controller::Memory) != Some(Version::V2) {
             return Ok(());
         }
         let used = self.usage()?.memory.map_or(0, |memory| memory.usage);

@@ -113,7 +113,7 @@ impl Cgroup {
     }
 
     fn freezer(&self) -> Result<(Version, std::path::PathBuf)> {
-        let version = self.layout().version_of(Controller::Freezer);
+        let version = self.version_of(Controller::Freezer);
         match (version, self.dir(Controller::Freezer)) {
             (Some(version), Some(dir)) => Ok((version, dir)),
             _ => Err(Error::new(Kind::Unsupported, "this host has no freezer cgroup controller and no cgroup v2")),

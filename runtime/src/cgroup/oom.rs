@@ -57,7 +57,7 @@ impl AsFd for OomWatch {
 impl Cgroup {
     /// How many processes the kernel has killed here for want of memory; 0 without a memory controller.
     pub fn oom_kills(&self) -> u64 {
-        let file = match self.layout().version_of(Controller::Memory) {
+        let file = match self.version_of(Controller::Memory) {
             Some(Version::V1) => "memory.oom_control",
             Some(Version::V2) => "memory.events",
             None => return 0,
@@ -72,7 +72,7 @@ impl Cgroup {
     /// # Errors
     /// `Unsupported` without a memory controller, `System` otherwise.
     pub fn oom_watch(&self) -> Result<OomWatch> {
-        let version = self.layout().version_of(Controller::Memory);
+        let version = self.version_of(Controller::Memory);
         let (Some(version), Some(dir)) = (version, self.dir(Controller::Memory)) else {
             return Err(Error::new(Kind::Unsupported, "this host has no memory cgroup controller"));
         };

@@ -9,13 +9,16 @@ use std::time::{Duration, Instant};
 
 use super::controller::{Controller, Version};
 use super::layout::{Hierarchy, Layout, below_mount};
-use crate::error::{Context, Result};
+use super::place::Trees;
+use crate::error::{Context, Error, Result};
 
-/// One cgroup: the same path in every tree of the host. Holds paths only; nothing is opened or made by having one.
+/// One cgroup: the same path in every tree of the host, as a rule. Holds paths only; nothing is opened or made by having one.
 #[derive(Clone, Debug)]
 pub struct Cgroup {
     layout: Layout,
     below: PathBuf,
+    /// The trees that it is in and its path in each, where that is not `below` in all of them.
+    pub(super) each: Option<Trees>,
 }
 
 /// Everything that a new process needs to enter a cgroup by itself.
@@ -35,7 +38,7 @@ impl Cgroup {
     /// # Errors
     /// `Invalid` for an empty path or one with `..`.
     pub fn at(layout: &Layout, path: &Path) -> Result<Self> {
-        Ok(Self { layout: layout.clone(), below: below_mount(path)? })
+        Ok(Self { layout: layout.clone(), below: below_mount(path)?, each: None })
     }
 
     /// The path below every mount, without a leading slash.
@@ -54,17 +57,36 @@ impl Cgroup {
         let listed = trees.iter().find(|tree| tree.controllers.contains(&controller));
         let builtin = matches!(controller, Controller::Devices | Controller::Freezer);
         let tree = listed.or_else(|| self.layout.unified().filter(|_| builtin))?;
-        Some(tree.mount.join(&self.below))
+        self.dir_in(tree)
+    }
+
+    /// The version in which it can be limited by this controller: none where it is not in the controller's tree.
+    pub(super) fn version_of(&self, controller: Controller) -> Option<Version> {
+        match self.each {
+            Some(_) => self.dir(controller).and_then(|_| self.layout.version_of(controller)),
+            None => self.layout.version_of(controller),
+        }
     }
 
     /// The directory in the v2 tree, if there is such a tree.
     pub fn unified_dir(&self) -> Option<PathBuf> {
-        self.layout.unified().map(|tree| tree.mount.join(&self.below))
+        self.layout.unified().and_then(|tree| self.dir_in(tree))
     }
 
-    /// The directory in every tree.
-    pub(super) fn dirs(&self) -> impl Iterator<Item = (&Hierarchy, PathBuf)> {
-        self.layout.hierarchies().iter().map(|tree| (tree, tree.mount.join(&self.below)))
+    /// The directory in every tree that it is in.
+    pub(crate) fn dirs(&self) -> impl Iterator<Item = (&Hierarchy, PathBuf)> {
+        self.layout.hierarchies().iter().filter_map(|tree| Some((tree, self.dir_in(tree)?)))
+    }
+
+    fn dir_in(&self, tree: &Hierarchy) -> Option<PathBuf> {
+        Some(tree.mount.join(self.below_in(tree)?))
+    }
+
+    fn below_in(&self, tree: &Hierarchy) -> Option<&Path> {
+        match &self.each {
+            None => Some(&self.below),
+            Some(trees) => trees.get(&tree.mount).map(PathBuf::as_path),
+        }
     }
 
     /// Whether any tree has it.
@@ -80,15 +102,40 @@ impl Cgroup {
     /// # Errors
     /// `System` with the directory's path. What has been made stays: `delete` removes it.
     pub fn create(&self) -> Result<()> {
-        for (tree, dir) in self.dirs() {
-            if tree.version == Version::V2 {
-                hand_down(tree, &self.below)?;
-            } else if tree.controllers.contains(&Controller::Cpuset) {
-                inherit_cpuset(tree, &self.below)?;
+        self.layout.hierarchies().iter().try_for_each(|tree| self.create_in(tree))
+    }
+
+    /// As [`Cgroup::create`], but stays out of the trees in which this user may make no cgroup. Whether there were such.
+    ///
+    /// # Errors
+    /// As [`Cgroup::create`], for anything but a lack of permission.
+    pub fn create_where_permitted(&mut self) -> Result<bool> {
+        let mut trees = Trees::new();
+        let mut refused = false;
+        for tree in self.layout.hierarchies() {
+            let Some(below) = self.below_in(tree) else { continue };
+            match self.create_in(tree) {
+                Err(why) if is_forbidden(&why) => refused = true,
+                created => {
+                    created?;
+                    trees.insert(tree.mount.clone(), below.to_owned());
+                }
             }
-            make_dir(&dir)?;
         }
-        Ok(())
+        if refused {
+            self.each = Some(trees);
+        }
+        Ok(refused)
+    }
+
+    fn create_in(&self, tree: &Hierarchy) -> Result<()> {
+        let Some(below) = self.below_in(tree) else { return Ok(()) };
+        if tree.version == Version::V2 {
+            hand_down(tree, below)?;
+        } else if tree.controllers.contains(&Controller::Cpuset) {
+            inherit_cpuset(tree, below)?;
+        }
+        make_dir(&tree.mount.join(below))
     }
 
     /// Opens what a new process needs to enter by itself; every descriptor is close-on-exec.
@@ -145,6 +192,11 @@ impl Cgroup {
             pause = (pause * 2).min(Duration::from_millis(50));
         }
     }
+}
+
+/// Whether the kernel refused because this user may not.
+pub fn is_forbidden(why: &Error) -> bool {
+    why.errno().is_some_and(|errno| matches!(errno.raw(), libc::EPERM | libc::EACCES | libc::EROFS))
 }
 
 /// Writes a value with one system call, as interface files want it.

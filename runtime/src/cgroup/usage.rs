@@ -86,7 +86,7 @@ impl Cgroup {
             usage.pids = number(&dir.join("pids.current"));
             usage.pids_limit = number(&dir.join("pids.max"));
         }
-        usage.io = self.dir(Controller::Io).and_then(|dir| match self.layout().version_of(Controller::Io) {
+        usage.io = self.dir(Controller::Io).and_then(|dir| match self.version_of(Controller::Io) {
             Some(Version::V2) => Some(io_v2(&text(&dir.join("io.stat"))?)),
             _ => Some(io_v1(
                 &text(&dir.join("blkio.throttle.io_service_bytes_recursive"))?,
@@ -112,7 +112,7 @@ impl Cgroup {
 
     fn memory_usage(&self) -> Option<MemoryUsage> {
         let dir = self.dir(Controller::Memory)?;
-        match self.layout().version_of(Controller::Memory)? {
+        match self.version_of(Controller::Memory)? {
             Version::V1 => {
                 let mut memory =
                     memory_v1(&text(&dir.join("memory.stat"))?, number(&dir.join("memory.usage_in_bytes"))?);

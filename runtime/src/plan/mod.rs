@@ -38,10 +38,8 @@ const CAP_SYS_PTRACE: u64 = 1 << 19;
 /// What a plan has to know of the host.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
-    /// Where each cgroup tree is mounted.
+    /// The cgroup trees that the container is in.
     pub cgroups: Vec<CgroupMount>,
-    /// The container's cgroup below each of these.
-    pub cgroup: PathBuf,
     /// Capabilities that this process has, one bit each.
     pub permitted: u64,
     /// Which kinds of labels its kernel knows, as far as any is asked for.
@@ -64,6 +62,8 @@ pub struct Labels {
 pub struct CgroupMount {
     /// Its mount point.
     pub mount: PathBuf,
+    /// The container's directory in it.
+    pub own: PathBuf,
     /// Version 2.
     pub v2: bool,
 }

@@ -123,7 +123,7 @@ fn cgroups(to: &Place, options: &Options, host: &Host, steps: &mut Vec<Step>) ->
     // What the host mounts below its trees is none of the container's business.
     let own = MountAttr { propagation: libc::MS_PRIVATE, ..attributes };
     let bind = |tree: &CgroupMount, to: Place| -> Result<Step> {
-        let source = c_string(path_text(&tree.mount.join(&host.cgroup))?)?;
+        let source = c_string(path_text(&tree.own)?)?;
         let what = What::Bind { source, slot: None, depth: Depth::One };
         let mount = finish(what, to, Target::Any, Options { attributes: own, ..Options::default() });
         Ok(Step::Mount(Box::new(mount)))

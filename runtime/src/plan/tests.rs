@@ -8,10 +8,12 @@ use super::*;
 use crate::spec::{self, TEMPLATE};
 
 fn host() -> Host {
-    let tree = |name: &str, v2| CgroupMount { mount: PathBuf::from(format!("/sys/fs/cgroup/{name}")), v2 };
+    let tree = |name: &str, v2| {
+        let mount = PathBuf::from(format!("/sys/fs/cgroup/{name}"));
+        CgroupMount { own: mount.join("box/web"), mount, v2 }
+    };
     Host {
         cgroups: vec![tree("cpu,cpuacct", false), tree("pids", false)],
-        cgroup: "box/web".into(),
         permitted: u64::MAX,
         keyring: "_ses.web".into(),
         ..Host::default()
@@ -188,7 +190,8 @@ fn joined_namespaces_are_entered_by_the_child_pid_by_the_parent() {
 
 #[test]
 fn a_pure_v2_host_has_one_cgroup_mount() {
-    let host = Host { cgroups: vec![CgroupMount { mount: "/sys/fs/cgroup".into(), v2: true }], ..host() };
+    let only = CgroupMount { mount: "/sys/fs/cgroup".into(), own: "/sys/fs/cgroup/box/web".into(), v2: true };
+    let host = Host { cgroups: vec![only], ..host() };
     let text = planned(&[], &host, Wishes::default()).unwrap().to_string();
     assert_eq!(
         between(&text, "mount sysfs", "make device"),

@@ -243,6 +243,12 @@ pub fn capset(sets: CapabilitySets) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
 }
 
+/// Whether this process is less than root of the whole host: another user, or root of a user namespace.
+pub fn is_unprivileged() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !nix::unistd::geteuid().is_root() || !map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// capget(2) of this process.
 pub fn capget() -> Result<CapabilitySets, Errno> {
     let header = CapHeader { version: CAP_VERSION_3, pid: 0 };

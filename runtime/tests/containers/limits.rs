@@ -63,3 +63,41 @@ fn a_cgroup_that_is_in_use_is_refused() {
     assert_eq!(house.status(), "running", "the refused one did no harm");
     house.ok(&["delete", "--force", "c"]);
 }
+
+#[test]
+fn a_relative_path_is_below_the_runtimes_own_cgroup() {
+    let mut house = house!("relative");
+    let name = house.cgroup.trim_start_matches('/').to_owned();
+    house.set("/linux/cgroupsPath", json!(name));
+    house.sleeping();
+    let lines = |pid: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let mut lines: Vec<(String, String)> = text
+            .lines()
+            .map(|line| line.rsplit_once(':').map(|(tree, path)| (tree.to_owned(), path.to_owned())).unwrap())
+            .collect();
+        lines.sort();
+        lines
+    };
+    let (own, its) = (lines("self"), lines(&house.pid().to_string()));
+    let pure = own.len() == 1;
+    for ((tree, own), (same, its)) in own.iter().zip(&its) {
+        assert_eq!(tree, same);
+        let above = if pure { std::path::Path::new(own).parent().unwrap_or("/".as_ref()) } else { own.as_ref() };
+        assert_eq!(std::path::Path::new(its), above.join(&name), "{tree}");
+    }
+    house.ok(&["exec", "c", "true"]);
+    house.ok(&["delete", "--force", "c"]);
+    for (tree, its) in its {
+        let controllers = tree.split_once(':').unwrap().1.trim_start_matches("name=").to_owned();
+        let tree = if pure {
+            String::new()
+        } else if controllers.is_empty() {
+            "unified".to_owned()
+        } else {
+            controllers
+        };
+        let dir = std::path::Path::new("/sys/fs/cgroup").join(tree).join(its.trim_start_matches('/'));
+        assert!(!dir.exists(), "{}", dir.display());
+    }
+}
