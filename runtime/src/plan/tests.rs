@@ -133,7 +133,8 @@ fn with_systemd_the_child_waits_for_its_cgroup_before_anything_depends_on_it() {
     let plan = planned(&[], &host(), Wishes { placed: true, ..Wishes::default() }).unwrap().to_string();
     assert!(!plan.contains("enter the cgroup"), "{plan}");
     let between = between(&plan, "await Placed", "make / r");
-    assert_eq!(between, "start a session\nunshare the cgroup namespace\n");
+    let expected = "run on every cpu\nbring the loopback device up\nstart a session\nunshare the cgroup namespace\n";
+    assert_eq!(between, expected);
 }
 
 #[test]

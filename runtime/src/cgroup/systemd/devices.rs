@@ -109,26 +109,26 @@ mod tests {
         properties(&rules).iter().map(|(name, value)| format!("{name}={value}\n")).collect()
     }
 
-    const DEFAULTS: &str = r#"("char-*", "m"), ("block-*", "m"), ("/dev/char/1:3", "rwm"), ("/dev/char/1:5", "rwm"), ("/dev/char/1:7", "rwm"), ("/dev/char/1:8", "rwm"), ("/dev/char/1:9", "rwm"), ("/dev/char/5:0", "rwm"), ("/dev/char/5:2", "rwm"), ("char-136", "rwm")"#;
+    const DEFAULTS: &str = r#"("char-*", "m"), ("block-*", "m"), ("/dev/char/1:3", "rwm"), ("/dev/char/1:5", "rwm"), ("/dev/char/1:7", "rwm"), ("/dev/char/1:8", "rwm"), ("/dev/char/1:9", "rwm"), ("/dev/char/5:0", "rwm"), ("/dev/char/5:2", "rwm"), ("/dev/char/10:200", "rwm"), ("char-136", "rwm")"#;
 
     #[test]
     fn the_usual_rules_are_a_list() {
         let head = "DeviceAllow=[]\nDevicePolicy=\"strict\"\n";
         assert_eq!(lines(r#"[{"allow":false,"access":"rwm"}]"#), format!("{head}DeviceAllow=[{DEFAULTS}]\n"));
-        let more = r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"rw"},
+        let more = r#"[{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"},
           {"allow":true,"type":"b","major":8,"access":"rm"},{"allow":true,"type":"b","major":8,"access":"w"},
           {"allow":true,"type":"c","minor":7,"access":"r"}]"#;
-        let expected = format!(r#"{head}DeviceAllow=[("/dev/char/10:200", "rw"), ("block-8", "rwm"), {DEFAULTS}]"#);
+        let expected = format!(r#"{head}DeviceAllow=[("/dev/char/10:229", "rw"), ("block-8", "rwm"), {DEFAULTS}]"#);
         assert_eq!(lines(more), expected + "\n");
     }
 
     #[test]
     fn a_denied_one_is_taken_from_the_list() {
-        let rules = r#"[{"allow":true,"type":"c","major":10,"minor":200,"access":"rwm"},
-          {"allow":true,"type":"c","major":10,"minor":201,"access":"rwm"},
-          {"allow":false,"type":"c","major":10,"access":"wm"},{"allow":false,"type":"c","major":10,"minor":201,"access":"r"}]"#;
+        let rules = r#"[{"allow":true,"type":"c","major":10,"minor":229,"access":"rwm"},
+          {"allow":true,"type":"c","major":10,"minor":230,"access":"rwm"},
+          {"allow":false,"type":"c","major":10,"access":"wm"},{"allow":false,"type":"c","major":10,"minor":230,"access":"r"}]"#;
         assert!(
-            lines(rules).contains(r#"DeviceAllow=[("/dev/char/10:200", "r"), ("char-*", "m")"#),
+            lines(rules).contains(r#"DeviceAllow=[("/dev/char/10:229", "r"), ("char-*", "m")"#),
             "{}",
             lines(rules)
         );
