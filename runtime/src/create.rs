@@ -16,7 +16,7 @@ use crate::status::Status;
 use crate::sys::clone::{self, Exit, Reap, flags};
 use crate::sys::{Solo, process};
 use crate::talk::{End, Word};
-use crate::{clock, hooks, labels, lifecycle, seccomp, spec, state};
+use crate::{clock, hooks, labels, lifecycle, seccomp, spec, state, userns};
 
 /// What a new container is to be made of.
 #[derive(Debug)]
@@ -212,7 +212,7 @@ fn build(
     let host = Host { keyring: format!("_ses.{}", request.id), ..host };
     let mut plan = plan::create(spec, bundle, &host, filter, wishes)?;
     plan.warnings.splice(0..0, notes);
-    let mut ground = launch::ground(&plan, Vec::new(), &mut doors, &request.stdio)?;
+    let mut ground = launch::ground(&plan, Vec::new(), &mut doors, &request.stdio, alone)?;
     if wait {
         ground.fifo = Some(home.make_fifo()?);
     }
@@ -247,7 +247,7 @@ fn settle(
             launch::speak(&launched.talk, Word::Placed)?;
         }
         if let Some(maps) = &maps {
-            write_maps(launched.pid, maps)?;
+            userns::write_maps(launched.pid, maps)?;
             launch::speak(&launched.talk, Word::Mapped)?;
         }
         if let Some(mut file) = told {
@@ -353,9 +353,11 @@ pub(crate) fn host(cgroup: &Cgroup) -> Result<Host> {
         own,
         v2: tree.version == Version::V2,
     };
+    let permitted = process::capget().context(|| "look at the own capabilities")?.permitted;
     Ok(Host {
         cgroups: cgroup.dirs().map(tree).collect(),
-        permitted: process::capget().context(|| "look at the own capabilities")?.permitted,
+        permitted,
+        rootless: permitted & 1 << caps::Capability::CAP_SYS_ADMIN.index() == 0,
         ..Host::default()
     })
 }
@@ -392,20 +394,6 @@ fn limit(cgroup: &mut Cgroup, spec: &Spec) -> Result<Doors> {
         applied => applied?,
     }
     cgroup.doors()
-}
-
-/// Writes the id maps of a new user namespace from outside, where the capabilities are.
-fn write_maps(pid: i32, maps: &plan::IdMaps) -> Result<()> {
-    let write = |file: &str, text: &str| {
-        let path = format!("/proc/{pid}/{file}");
-        std::fs::write(&path, text).context(|| format!("write {path}"))
-    };
-    if maps.gid.is_empty() {
-        write("setgroups", "deny")?;
-    } else {
-        write("gid_map", &maps.gid).context(|| "linux.gidMappings")?;
-    }
-    write("uid_map", &maps.uid).context(|| "linux.uidMappings")
 }
 
 fn in_container_hooks(spec: &Spec) -> bool {

@@ -78,7 +78,7 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
     let mut plan = plan::exec(request.process, inside, &host, home.filter()?, wishes)?;
     let mut doors = cgroup.doors()?;
     let warnings = std::mem::take(&mut plan.warnings);
-    let ground = launch::ground(&plan, vec![target], &mut doors, &request.stdio)?;
+    let ground = launch::ground(&plan, vec![target], &mut doors, &request.stdio, alone)?;
     let unified = doors.unified.as_ref().map(|fd| fd.as_fd());
     let (launched, words) = launch::launch(plan, ground, unified, alone)?;
     let heard = launch::speak(&launched.talk, Word::Recorded)

@@ -9,9 +9,9 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::init::{self, Ground};
 use crate::plan::{Around, Open, Plan, Step, namespace_names};
 use crate::sys::clone::{self, Reap, Side, flags};
-use crate::sys::mount::{self, Depth, MountAttr};
 use crate::sys::{Errno, Solo, fs, process};
 use crate::talk::{self, End, Word};
+use crate::userns;
 
 const PROC_MAGIC: i64 = 0x9fa0;
 
@@ -33,14 +33,19 @@ pub(crate) fn procfs() -> Result<OwnedFd> {
 }
 
 /// Opens everything that the child will need. Slots below `given` have been opened by the caller.
-pub(crate) fn ground(plan: &Plan, given: Vec<OwnedFd>, doors: &mut Doors, stdio: &Stdio<'_>) -> Result<Ground> {
+pub(crate) fn ground(
+    plan: &Plan,
+    given: Vec<OwnedFd>,
+    doors: &mut Doors,
+    stdio: &Stdio<'_>,
+    alone: &Solo,
+) -> Result<Ground> {
     let mut slots = given;
     for open in plan.opens.list() {
         slots.push(match open {
             Open::Namespace(of, path) => namespace(*of, path, plan.guards_network)?,
-            Open::Tree(path, depth, slave) => {
-                tree(path, *depth, *slave).context(|| format!("clone the mount {}", path.to_string_lossy()))?
-            }
+            Open::Tree(wanted) => userns::tree(wanted, &slots)?,
+            Open::Mapping(maps) => userns::of_maps(maps, alone)?,
         });
     }
     Ok(Ground {
@@ -51,15 +56,6 @@ pub(crate) fn ground(plan: &Plan, given: Vec<OwnedFd>, doors: &mut Doors, stdio:
         fifo: None,
         state: None,
     })
-}
-
-fn tree(path: &std::ffi::CStr, depth: Depth, slave: bool) -> Result<OwnedFd, Errno> {
-    let tree = mount::clone_path(path, depth)?;
-    if slave {
-        let attributes = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
-        mount::mount_setattr(tree.as_fd(), c"", depth, &attributes)?;
-    }
-    Ok(tree)
 }
 
 fn namespace(of: u64, path: &std::ffi::CStr, guards_network: bool) -> Result<OwnedFd> {
@@ -212,9 +208,7 @@ impl Words {
                 Error::new(Kind::System, format!("{step}: not done in time"))
             }
             Step::Hook(_) if errno.raw() == libc::EIO => Error::new(Kind::System, format!("{step}: it failed")),
-            Step::Mount(_) if errno.raw() == libc::ELOOP => {
-                Error::new(Kind::Invalid, format!("{step}: has to be mounted on an ordinary directory, not on a link"))
-            }
+            Step::Mount(mount) => mount_failed(mount, errno).unwrap_or(error),
             _ => error,
         }
     }
@@ -224,6 +218,25 @@ impl Words {
         let step = self.get(step).map(ToString::to_string).unwrap_or_default();
         format!("{step}: {errno}; left as it is")
     }
+}
+
+/// What a mount's error number means, where it means something particular.
+fn mount_failed(mount: &crate::plan::Mount, errno: Errno) -> Option<Error> {
+    let bound = matches!(mount.what, crate::plan::What::Bind { .. });
+    let why = match errno.raw() {
+        libc::ELOOP => "has to be mounted on an ordinary directory, not on a link".to_owned(),
+        libc::EINVAL => return userns::refused_map(mount, errno),
+        libc::EBUSY => "its destination is the root of the container".to_owned(),
+        libc::E2BIG => {
+            "what is to be copied is deeper than 128 directories, or has more than a million entries".to_owned()
+        }
+        libc::ENOENT if bound => "the source does not exist".to_owned(),
+        libc::EPERM if bound && mount.attributes.clear != 0 => {
+            "attributes of the source are locked by its user namespace and cannot be cleared".to_owned()
+        }
+        _ => return None,
+    };
+    Some(Error::new(Kind::Invalid, format!("{mount}: {why}")))
 }
 
 /// What the child said on its way.

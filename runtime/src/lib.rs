@@ -43,6 +43,7 @@ pub mod state;
 pub mod status;
 pub mod sys;
 pub mod talk;
+mod userns;
 
 pub use create::{CreateRequest, Created, Options, Stdio, create, run};
 pub use error::{Error, Kind, Result};

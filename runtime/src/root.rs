@@ -9,13 +9,16 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::error::{Error, Kind, Result};
-use crate::sys::Errno;
 use crate::sys::fs::{self, Resolve};
+use crate::sys::{Errno, copy};
 
-/// A path inside of a rootfs, cut up before the clone: `/dev/pts` is `dev` and `dev/pts`.
+/// A path inside of a rootfs, cleaned and cut up before the clone: `/dev/pts` is `dev/pts`, in `dev`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    prefixes: Vec<CString>,
+    /// Relative to the root, `.` for the root itself.
+    path: CString,
+    /// The same for the directory that it is in.
+    parent: CString,
 }
 
 impl Place {
@@ -32,36 +35,34 @@ impl Place {
                 name => names.push(name),
             }
         }
-        let cut = |count: usize| {
-            let prefix = names[..count].join("/");
-            CString::new(prefix).map_err(|_| Error::new(Kind::Invalid, format!("{path:?}: has a zero byte")))
+        let joined = |names: &[&str]| {
+            let joined = if names.is_empty() { ".".to_owned() } else { names.join("/") };
+            CString::new(joined).map_err(|_| Error::new(Kind::Invalid, format!("{path:?}: has a zero byte")))
         };
-        Ok(Place { prefixes: (1..=names.len()).map(cut).collect::<Result<_>>()? })
+        Ok(Place { path: joined(&names)?, parent: joined(&names[..names.len().saturating_sub(1)])? })
     }
 
     /// The path relative to the root, `.` for the root itself.
     pub fn path(&self) -> &CStr {
-        self.prefixes.last().map_or(c".", CString::as_c_str)
+        &self.path
     }
 
-    /// The name of the entry, and the path of the directory that it is in.
+    /// The path of the directory that it is in, and its name there.
     fn split(&self) -> (&CStr, &CStr) {
-        let name = last_name(self.path());
-        let parent = self.prefixes.len().checked_sub(2).map_or(c".", |at| self.prefixes[at].as_c_str());
-        (parent, name)
+        (&self.parent, last_name(&self.path))
     }
 
     /// Whether it is the root itself.
     pub fn is_root(&self) -> bool {
-        self.prefixes.is_empty()
+        self.path.as_bytes() == b"."
     }
 }
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.prefixes.last() {
-            Some(path) => write!(f, "/{}", path.to_string_lossy()),
-            None => f.write_str("/"),
+        match self.is_root() {
+            false => write!(f, "/{}", self.path.to_string_lossy()),
+            true => f.write_str("/"),
         }
     }
 }
@@ -107,21 +108,18 @@ impl RootDir {
         fs::openat2(self.0.as_fd(), place.path(), libc::O_PATH, 0, Resolve::Plain)
     }
 
-    /// A handle on what is at the place, made first where it is missing.
+    /// Whether a handle stands for the root itself.
+    pub fn is(&self, handle: &OwnedFd) -> Result<bool, Errno> {
+        let (root, other) = (fs::fstat(self.0.as_fd())?, fs::fstat(handle.as_fd())?);
+        Ok((root.st_dev, root.st_ino) == (other.st_dev, other.st_ino))
+    }
+
+    /// A handle on what is at the place, made first where it is missing. Symbolic links that lead to nothing are
+    /// followed, and what they lead to is made, always inside of the root.
     pub fn ensure(&self, place: &Place, entry: Entry) -> Result<OwnedFd, Errno> {
         match self.find(place) {
-            Err(errno) if errno.raw() == libc::ENOENT => {}
-            done => return done,
-        }
-        match entry {
-            Entry::Directory => self.make_dirs(&place.prefixes),
-            Entry::File => {
-                let (parent, name) = self.parent(place)?;
-                match fs::mknodat(parent.as_fd(), name, libc::S_IFREG | 0o644, 0) {
-                    Err(errno) if errno.raw() != libc::EEXIST => Err(errno),
-                    _ => self.find(place),
-                }
-            }
+            Err(errno) if errno.raw() == libc::ENOENT => self.make(place.path(), entry),
+            done => done,
         }
     }
 
@@ -130,28 +128,144 @@ impl RootDir {
         let (parent, name) = place.split();
         match self.open(parent, libc::O_PATH | libc::O_DIRECTORY) {
             Ok(dir) => Ok((dir, name)),
-            Err(errno) if errno.raw() == libc::ENOENT => {
-                let above = place.prefixes.len().saturating_sub(1);
-                Ok((self.make_dirs(&place.prefixes[..above])?, name))
-            }
+            Err(errno) if errno.raw() == libc::ENOENT => Ok((self.make(parent, Entry::Directory)?, name)),
             Err(errno) => Err(errno),
         }
     }
 
-    /// Makes every directory on the way that is missing. Each is made in the directory found by descriptor just before,
-    /// so a link that appears meanwhile is never followed out of the root; at worst the next lookup fails.
-    fn make_dirs(&self, prefixes: &[CString]) -> Result<OwnedFd, Errno> {
-        let mut dir = self.open(c".", libc::O_PATH | libc::O_DIRECTORY)?;
-        for prefix in prefixes {
-            dir = match self.open(prefix, libc::O_PATH | libc::O_DIRECTORY) {
-                Err(errno) if errno.raw() == libc::ENOENT => match fs::mkdirat(dir.as_fd(), last_name(prefix), 0o755) {
-                    Err(errno) if errno.raw() != libc::EEXIST => return Err(errno),
-                    _ => self.open(prefix, libc::O_PATH | libc::O_DIRECTORY)?,
-                },
-                found => found?,
+    /// Makes every directory on the way that is missing, and the entry at its end. Each is made in a directory found by
+    /// descriptor just before, by a path without links that this walk has resolved by itself, so a link that appears
+    /// meanwhile is never followed out of the root; at worst the next lookup fails.
+    fn make(&self, path: &CStr, entry: Entry) -> Result<OwnedFd, Errno> {
+        let mut way = Way::new(path)?;
+        let mut steps = 0;
+        loop {
+            let last = match way.step()? {
+                Some(last) => last,
+                None => return self.open(way.done(), libc::O_PATH),
             };
+            loop {
+                steps += 1;
+                if steps > MOST_STEPS {
+                    return Err(Errno::from_raw(libc::ELOOP));
+                }
+                let flags = libc::O_PATH | libc::O_NOFOLLOW;
+                match fs::openat2(self.0.as_fd(), way.done(), flags, 0, Resolve::Plain) {
+                    Ok(found) if fs::fstat(found.as_fd())?.st_mode & libc::S_IFMT == libc::S_IFLNK => {
+                        let mut target = [0; LONGEST];
+                        way.turn(copy::read_link(found.as_fd(), c"", &mut target)?)?;
+                        break;
+                    }
+                    Ok(_) => break,
+                    Err(errno) if errno.raw() == libc::ENOENT => self.add(&way, last && entry == Entry::File)?,
+                    Err(errno) => return Err(errno),
+                }
+            }
         }
-        Ok(dir)
+    }
+
+    /// Makes the entry at the end of the way.
+    fn add(&self, way: &Way, file: bool) -> Result<(), Errno> {
+        let (mut above, name) = ([0; LONGEST], last_name(way.done()));
+        let length = way.done().to_bytes().len() - name.to_bytes().len();
+        above[..length].copy_from_slice(&way.done().to_bytes()[..length]);
+        let above = if length == 0 { c"." } else { CStr::from_bytes_until_nul(&above).unwrap_or(c".") };
+        let dir = fs::openat2(self.0.as_fd(), above, libc::O_PATH | libc::O_DIRECTORY, 0, Resolve::Plain)?;
+        let made = match file {
+            true => fs::mknodat(dir.as_fd(), name, libc::S_IFREG | 0o644, 0),
+            false => fs::mkdirat(dir.as_fd(), name, 0o755),
+        };
+        match made {
+            Err(errno) if errno.raw() == libc::EEXIST => Ok(()),
+            made => made,
+        }
+    }
+}
+
+/// Longest path, with its zero byte.
+const LONGEST: usize = 4096;
+
+/// Components and links that a walk takes in all; a rootfs that changes all the time must not hold it up for ever.
+const MOST_STEPS: u32 = 1024;
+
+/// A path on its way to be resolved, without memory from the heap.
+struct Way {
+    /// What is resolved: no links, no dots, ends with a zero byte.
+    done: [u8; LONGEST],
+    length: usize,
+    /// What is left, at the end of the buffer.
+    rest: [u8; LONGEST],
+    start: usize,
+}
+
+impl Way {
+    fn new(path: &CStr) -> Result<Way, Errno> {
+        let mut way = Way { done: [0; LONGEST], length: 0, rest: [0; LONGEST], start: LONGEST };
+        way.prepend(path.to_bytes())?;
+        Ok(way)
+    }
+
+    fn prepend(&mut self, path: &[u8]) -> Result<(), Errno> {
+        let start = self.start.checked_sub(path.len() + 1).ok_or(Errno::from_raw(libc::ENAMETOOLONG))?;
+        self.rest[start..start + path.len()].copy_from_slice(path);
+        self.rest[start + path.len()] = b'/';
+        self.start = start;
+        Ok(())
+    }
+
+    /// Moves the next name over; whether it was the last. `None` when there is none.
+    fn step(&mut self) -> Result<Option<bool>, Errno> {
+        while self.start < LONGEST {
+            let rest = &self.rest[self.start..];
+            let length = rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len());
+            let from = self.start;
+            self.start = (from + length + 1).min(LONGEST);
+            match &self.rest[from..from + length] {
+                b"" | b"." => {}
+                b".." => self.up(),
+                _ => {
+                    self.down(from, length)?;
+                    return Ok(Some(!self.rest[self.start..].iter().any(|&byte| byte != b'/')));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn down(&mut self, from: usize, length: usize) -> Result<(), Errno> {
+        let at = self.length + usize::from(self.length > 0);
+        if at + length >= LONGEST {
+            return Err(Errno::from_raw(libc::ENAMETOOLONG));
+        }
+        if self.length > 0 {
+            self.done[self.length] = b'/';
+        }
+        self.done[at..at + length].copy_from_slice(&self.rest[from..from + length]);
+        self.done[at + length] = 0;
+        self.length = at + length;
+        Ok(())
+    }
+
+    fn up(&mut self) {
+        self.length = self.done[..self.length].iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+        self.done[self.length] = 0;
+    }
+
+    /// What was reached is a link to `target`.
+    fn turn(&mut self, target: &CStr) -> Result<(), Errno> {
+        self.up();
+        if target.to_bytes().first() == Some(&b'/') {
+            self.length = 0;
+            self.done[0] = 0;
+        }
+        self.prepend(target.to_bytes())
+    }
+
+    fn done(&self) -> &CStr {
+        if self.length == 0 {
+            return c".";
+        }
+        CStr::from_bytes_until_nul(&self.done).unwrap_or(c".")
     }
 }
 
@@ -197,6 +311,7 @@ mod tests {
         let cut = place("//a/./b/../c/");
         assert_eq!(cut.to_string(), "/a/c");
         assert_eq!(cut.split(), (c"a", c"c"));
+        assert_eq!(place("/one").split(), (c".", c"one"));
         assert_eq!(place("/../..").path(), c".");
         assert!(place("/").is_root());
         assert!(Place::new("/a\0b").is_err());
@@ -217,12 +332,25 @@ mod tests {
     }
 
     #[test]
-    fn a_dangling_link_is_refused_rather_than_followed() {
+    fn a_dangling_link_is_followed_inside_of_the_root() {
         let Scratch(path, root) = &Scratch::new("dangling");
-        std::os::unix::fs::symlink("/nowhere/at/all", path.join("link")).unwrap();
-        assert!(root.ensure(&place("/link/sub"), Entry::Directory).is_err());
-        assert!(root.ensure(&place("/link"), Entry::File).is_err());
-        assert_eq!(std::fs::read_dir(path).unwrap().count(), 1);
+        for (link, target) in [("link", "/nowhere/at/all"), ("up", "../../../../over/there"), ("round", "/round/x")] {
+            std::os::unix::fs::symlink(target, path.join(link)).unwrap();
+        }
+        root.ensure(&place("/link/sub"), Entry::Directory).unwrap();
+        assert!(path.join("nowhere/at/all/sub").is_dir());
+        root.ensure(&place("/up"), Entry::File).unwrap();
+        assert!(path.join("over/there").is_file());
+        assert_eq!(root.ensure(&place("/round"), Entry::File).unwrap_err().raw(), libc::ELOOP);
+        assert_eq!(root.ensure(&place("/round/y"), Entry::Directory).unwrap_err().raw(), libc::ELOOP);
+        assert_eq!(std::fs::read_dir(path).unwrap().count(), 5);
+    }
+
+    #[test]
+    fn a_path_that_grows_with_every_link_comes_to_an_end() {
+        let Scratch(path, root) = &Scratch::new("grow");
+        std::os::unix::fs::symlink(format!("a/{}/a", "x/..".repeat(1000)), path.join("a")).unwrap();
+        assert!(root.ensure(&place("/a"), Entry::Directory).is_err());
     }
 
     #[test]

@@ -3,10 +3,11 @@
 //! Nothing here allocates, formats or logs: whatever a step needs was prepared before the clone, and a failure travels
 //! to the parent as (step, errno), which has the words for it.
 
+mod copy_up;
 mod devices;
 mod hook;
 mod identity;
-mod mounts;
+pub(crate) mod mounts;
 mod rootfs;
 mod terminal;
 

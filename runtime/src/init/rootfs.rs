@@ -18,7 +18,7 @@ pub(super) const PRIVATE: MountAttr = MountAttr { set: 0, clear: 0, propagation:
 /// one: volumes that lie on the same mount go on receiving what the host mounts.
 pub(super) fn attach(path: &CStr, shared: bool) -> Result<RootDir, Errno> {
     let old = fs::open(c"/", libc::O_PATH | libc::O_DIRECTORY)?;
-    let tree = mount::clone_path(path, Depth::All)?;
+    let tree = mount::clone_path(path, Depth::All, true)?;
     set(&tree, Depth::All, PRIVATE)?;
     if shared {
         mount::set_propagation(c"/", libc::MS_PRIVATE, Depth::One)?;

@@ -53,7 +53,7 @@ pub(super) fn file_systems(steps: &mut Vec<Step>, from: usize, label: &CString) 
     let mut after = Vec::new();
     for step in &mut steps[from..] {
         let Step::Mount(mount) = step else { continue };
-        let What::New { kind, source, options } = &mut mount.what else { continue };
+        let What::New { kind, source, options, .. } = &mut mount.what else { continue };
         match kind.to_bytes() {
             b"proc" | b"sysfs" | b"cgroup2" => {}
             b"mqueue" => after.push(Step::FileLabel(mount.to.clone(), label.clone())),

@@ -6,6 +6,7 @@
 mod attributes;
 mod devices;
 mod identity;
+mod idmap;
 mod labels;
 mod mounts;
 mod namespaces;
@@ -42,6 +43,8 @@ pub struct Host {
     pub cgroups: Vec<CgroupMount>,
     /// Capabilities that this process has, one bit each.
     pub permitted: u64,
+    /// It has no CAP_SYS_ADMIN: only in a user namespace of the container can anything be mounted.
+    pub rootless: bool,
     /// Which kinds of labels its kernel knows, as far as any is asked for.
     pub labels: Labels,
     /// What the session keyring of the container's processes is called.
@@ -96,8 +99,8 @@ pub struct Wishes {
 #[derive(Debug, Default)]
 pub struct Opens {
     list: Vec<Open>,
-    /// Sources of bind mounts are cloned by the parent: the child is not allowed to (user namespace), or would clone
-    /// them too late, when `/` is no longer the peer of the host's (shared root propagation).
+    /// Sources of bind mounts are cloned by the parent: the child may not (user namespace), or would do it too late,
+    /// when `/` is no longer the peer of the host's (shared root propagation).
     by_parent: bool,
     /// What the parent clones does not propagate back unless asked to: the child's user namespace is a lesser one.
     as_slaves: bool,
@@ -108,19 +111,47 @@ pub struct Opens {
 pub enum Open {
     /// A namespace of this kind.
     Namespace(u64, CString),
-    /// A detached copy of a mount; a slave of it if so.
-    Tree(CString, Depth, bool),
+    /// A detached copy of a mount.
+    Tree(Tree),
+    /// A user namespace that exists only for its mappings.
+    Mapping(IdMaps),
+}
+
+/// A mount to be cloned before the child is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tree {
+    /// Path on the host.
+    pub path: CString,
+    /// With what is mounted below.
+    pub depth: Depth,
+    /// A symbolic link is followed.
+    pub follow: bool,
+    /// What is mounted in the copy does not propagate back.
+    pub slave: bool,
+    /// The slot of the user namespace that maps its ids, and whether those of what is mounted below, too.
+    pub idmap: Option<(Slot, Depth)>,
 }
 
 impl Opens {
     fn namespace(&mut self, kind: u64, path: &str) -> Result<Slot> {
-        self.list.push(Open::Namespace(kind, c_string(path)?));
-        Ok(self.list.len() - 1)
+        Ok(self.once(Open::Namespace(kind, c_string(path)?)))
     }
 
-    fn tree(&mut self, path: CString, depth: Depth, shared: bool) -> Slot {
-        self.list.push(Open::Tree(path, depth, self.as_slaves && !shared));
+    fn mapping(&mut self, maps: IdMaps) -> Slot {
+        self.once(Open::Mapping(maps))
+    }
+
+    fn tree(&mut self, tree: Tree) -> Slot {
+        self.list.push(Open::Tree(Tree { slave: tree.slave && self.as_slaves, ..tree }));
         self.list.len() - 1
+    }
+
+    /// One descriptor serves everybody who wants the same.
+    fn once(&mut self, open: Open) -> Slot {
+        self.list.iter().position(|known| *known == open).unwrap_or_else(|| {
+            self.list.push(open);
+            self.list.len() - 1
+        })
     }
 
     /// In the order of the slots.
@@ -179,7 +210,7 @@ pub fn create(spec: &Spec, bundle: &Path, host: &Host, filter: Option<Filter>, w
         return Err(Error::new(Kind::Invalid, "process, root and linux: are needed"));
     };
     let mut plan = Plan { image: process::image(process)?, ..Plan::default() };
-    let spaces = namespaces::decide(linux, &mut plan.opens)?;
+    let spaces = namespaces::decide(linux, host, &mut plan.opens)?;
     plan.cloned = spaces.cloned;
     plan.around = spaces.around;
     plan.maps = spaces.maps;
@@ -242,8 +273,8 @@ fn filesystem(
     let shared = propagation == libc::MS_SHARED;
     plan.opens.by_parent |= shared;
     plan.steps.push(Step::Root(c_string(path_text(rootfs)?)?, shared));
-    let mounts = mounts::decide(spec, bundle, host, &mut plan.opens)?;
-    plan.steps.extend(mounts);
+    let mounts = mounts::decide(spec, linux, (bundle, rootfs), host, &mut plan.opens, &mut plan.warnings)?;
+    plan.steps.extend(mounts.mounts);
     let process = spec.process().as_ref();
     if !mounts::binds_dev(spec) {
         plan.steps.extend(devices::decide(spec, linux, other_user)?);
@@ -265,6 +296,7 @@ fn filesystem(
     for path in linux.masked_paths().iter().flatten() {
         plan.steps.push(Step::Mask(Place::new(path)?));
     }
+    plan.steps.extend(mounts.last);
     if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
         plan.steps.push(Step::ReadOnlyRoot);
     }

@@ -5,8 +5,8 @@ use std::path::Path;
 use oci_spec::runtime::{Linux, Mount as OciMount, Spec};
 
 use super::options::{self, Options};
-use super::step::{Mount, Step, Target, What};
-use super::{CgroupMount, Host, Opens, c_string, path_text};
+use super::step::{Mount, Slot, Step, Target, What};
+use super::{CgroupMount, Host, Opens, Tree, c_string, idmap, path_text};
 use crate::error::{Context, Error, Kind, Result};
 use crate::root::Place;
 use crate::sys::mount::{Depth, MountAttr, attr};
@@ -28,52 +28,152 @@ const COVERABLE: &[&str] = &[
 /// File systems whose super block is shared or internal: `ro` concerns the mount alone.
 const INTERNAL: &[&str] = &["proc", "sysfs", "cgroup", "cgroup2", "mqueue", "devpts", "tmpfs", "devtmpfs", "debugfs"];
 
-/// One step for each mount (several for a v1 cgroup tree).
-pub(super) fn decide(spec: &Spec, bundle: &Path, host: &Host, opens: &mut Opens) -> Result<Vec<Step>> {
-    let mut steps = Vec::new();
-    let label = super::labels::mount(spec.linux().as_ref(), host)?;
-    for (at, mount) in spec.mounts().iter().flatten().enumerate() {
-        let from = steps.len();
-        one(mount, bundle, host, opens, &mut steps).context(|| format!("mounts[{at}]"))?;
-        if let Some(label) = &label {
-            super::labels::file_systems(&mut steps, from, label);
-        }
-    }
-    Ok(steps)
+/// Where mounts are decided on.
+struct Site<'a> {
+    linux: &'a Linux,
+    bundle: &'a Path,
+    /// On the host.
+    rootfs: &'a Path,
+    host: &'a Host,
+    opens: &'a mut Opens,
+    warnings: &'a mut Vec<String>,
+    steps: Vec<Step>,
+    last: Vec<Step>,
 }
 
-fn one(mount: &OciMount, bundle: &Path, host: &Host, opens: &mut Opens, steps: &mut Vec<Step>) -> Result<()> {
-    let options = options::decide(mount.options().as_deref().unwrap_or_default())?;
-    let to = Place::new(path_text(mount.destination())?)?;
-    let kind = mount.typ().as_deref().unwrap_or("none");
-    if to.is_root() {
-        return Err(Error::new(Kind::Invalid, "destination: must not be the root"));
-    }
-    let mapped = |maps: &Option<Vec<_>>| maps.as_ref().is_some_and(|maps| !maps.is_empty());
-    if options.idmap.is_some() || mapped(mount.uid_mappings()) || mapped(mount.gid_mappings()) {
-        return Err(Error::new(Kind::Unsupported, "id-mapped mounts are not supported yet"));
-    }
-    if options.copy_up {
-        return Err(Error::new(Kind::Unsupported, "tmpcopyup is not supported yet"));
-    }
-    let bind = options.bind.or((kind == "bind").then_some(Depth::One));
-    match (kind, bind) {
-        ("cgroup" | "cgroup2", None) => cgroups(&to, &options, host, steps),
-        (_, Some(depth)) => {
-            let source = mount.source().as_deref().ok_or_else(|| Error::new(Kind::Invalid, "source: is missing"))?;
-            let source = c_string(path_text(&bundle.join(source))?)?;
-            let target = target_of_bind(&to)?;
-            let shared = options.propagation.iter().any(|(flag, _)| *flag == libc::MS_SHARED);
-            let slot = opens.by_parent.then(|| opens.tree(source.clone(), depth, shared));
-            let what = What::Bind { source, slot, depth };
-            steps.push(Step::Mount(Box::new(finish(what, to, target, options))));
-            Ok(())
+/// The steps of all mounts, and those that make some of them read-only once everything in them is made.
+pub(super) struct Decided {
+    pub(super) mounts: Vec<Step>,
+    pub(super) last: Vec<Step>,
+}
+
+/// One step for each mount (several for a v1 cgroup tree).
+pub(super) fn decide(
+    spec: &Spec,
+    linux: &Linux,
+    (bundle, rootfs): (&Path, &Path),
+    host: &Host,
+    opens: &mut Opens,
+    warnings: &mut Vec<String>,
+) -> Result<Decided> {
+    let label = super::labels::mount(spec.linux().as_ref(), host)?;
+    let (steps, last) = (Vec::new(), Vec::new());
+    let mut site = Site { linux, bundle, rootfs, host, opens, warnings, steps, last };
+    for (at, mount) in spec.mounts().iter().flatten().enumerate() {
+        let from = site.steps.len();
+        site.one(mount, at).context(|| format!("mounts[{at}]"))?;
+        if let Some(label) = &label {
+            super::labels::file_systems(&mut site.steps, from, label);
         }
-        (kind, None) => {
-            let source = mount.source().as_deref().map_or(Ok(kind), path_text)?;
-            steps.push(new(kind, source, to, options)?);
-            Ok(())
+    }
+    Ok(Decided { mounts: site.steps, last: site.last })
+}
+
+impl Site<'_> {
+    fn one(&mut self, mount: &OciMount, at: usize) -> Result<()> {
+        let mut options = options::decide(mount.options().as_deref().unwrap_or_default())?;
+        let path = path_text(mount.destination())?;
+        if !path.starts_with('/') {
+            self.warnings.push(format!(
+                "mounts[{at}].destination: {path:?} is not absolute; it is taken from the root (deprecated)"
+            ));
         }
+        let to = Place::new(path)?;
+        let kind = mount.typ().as_deref().unwrap_or("none");
+        if to.is_root() {
+            return Err(Error::new(Kind::Invalid, "destination: must not be the root"));
+        }
+        if options.copy_up && kind != "tmpfs" {
+            self.warnings.push(format!("mounts[{at}].options: tmpcopyup is for tmpfs; left out"));
+        }
+        let bind = options.bind.or((kind == "bind").then_some(Depth::One));
+        let idmap = idmap::decide(mount, &options, self.linux, !self.host.rootless, self.opens)?;
+        match (kind, bind) {
+            _ if options.remount => self.again(to, options, bind.is_some()),
+            ("cgroup" | "cgroup2", None) => cgroups(&to, &options, self.host, &mut self.steps),
+            (_, Some(depth)) => self.bind(mount, to, &mut options, depth, idmap),
+            (kind, None) => {
+                let source = mount.source().as_deref().map_or(Ok(kind), path_text)?;
+                self.file_system(kind, source, to, options)
+            }
+        }
+    }
+
+    fn bind(
+        &mut self,
+        mount: &OciMount,
+        to: Place,
+        options: &mut Options,
+        depth: Depth,
+        idmap: Option<(Slot, Depth)>,
+    ) -> Result<()> {
+        options.check_bind()?;
+        let source = mount.source().as_deref().filter(|source| !source.as_os_str().is_empty());
+        let source = source.ok_or_else(|| Error::new(Kind::Invalid, "source: is missing"))?;
+        let source = self.bundle.join(source);
+        let target = target_of_bind(&to)?;
+        let shared = options.propagation.iter().any(|(flag, _)| *flag == libc::MS_SHARED);
+        // What lies in the rootfs may have been mounted there by a step before this one.
+        let inside = source.strip_prefix(self.rootfs).ok();
+        let inside = inside.map(|below| Place::new(path_text(below)?)).transpose()?;
+        let path = c_string(path_text(&source)?)?;
+        let follow = !options.source_nofollow;
+        let slot = (self.opens.by_parent && inside.is_none())
+            .then(|| self.opens.tree(Tree { path: path.clone(), depth, follow, slave: !shared, idmap }));
+        let what = What::Bind { source: path, inside, slot, depth, follow, idmap };
+        self.push(what, to, target, options);
+        Ok(())
+    }
+
+    fn file_system(&mut self, kind: &str, source: &str, to: Place, mut options: Options) -> Result<()> {
+        let target = match (kind, target_of_bind(&to)?) {
+            ("proc", Target::Proc | Target::Any) => Target::Plain,
+            ("sysfs", Target::Any) => Target::Plain,
+            (_, Target::Any) => Target::Any,
+            _ => return Err(Error::new(Kind::Invalid, format!("destination: {to} must not be covered"))),
+        };
+        // Devices are made in /dev, directories for mounts in any tmpfs, before they become read-only.
+        let late = (kind == "tmpfs" || to.to_string() == "/dev") && options.take_read_only();
+        let attributes = options.attributes();
+        let mut data: Vec<_> = std::mem::take(&mut options.super_block).into_iter().map(|flag| (flag, None)).collect();
+        data.append(&mut options.data);
+        if attributes.set & attr::RDONLY != 0 && !INTERNAL.contains(&kind) {
+            data.push((c_string("ro")?, None));
+        }
+        let inherit = kind == "tmpfs" && !data.iter().any(|(key, _)| key.as_c_str() == c"mode");
+        let copy_up = kind == "tmpfs" && options.copy_up;
+        let what = What::New { kind: c_string(kind)?, source: c_string(source)?, options: data, inherit, copy_up };
+        if late {
+            let mut read_only = plain(What::Again { options: Vec::new() }, to.clone());
+            read_only.attributes.set = attr::RDONLY;
+            self.last.push(Step::Mount(Box::new(read_only)));
+        }
+        self.push(what, to, target, &mut options);
+        Ok(())
+    }
+
+    /// `remount`: the mount that is there gets other attributes; without `bind` its super block other options.
+    fn again(&mut self, to: Place, mut options: Options, bind: bool) -> Result<()> {
+        let mut data: Vec<_> = Vec::new();
+        if !bind {
+            data.extend(std::mem::take(&mut options.super_block).into_iter().map(|flag| (flag, None)));
+            data.append(&mut options.data);
+        }
+        self.push(What::Again { options: data }, to, Target::Any, &mut options);
+        Ok(())
+    }
+
+    fn push(&mut self, what: What, to: Place, target: Target, options: &mut Options) {
+        let bound = matches!(what, What::Bind { .. } | What::Again { .. });
+        let target = if options.target_nofollow && target == Target::Any { Target::NoFollow } else { target };
+        self.steps.push(Step::Mount(Box::new(Mount {
+            target,
+            attributes: options.attributes(),
+            replaced: if bound { options.replaced() } else { 0 },
+            recursive: options.recursive,
+            propagation: std::mem::take(&mut options.propagation),
+            ..plain(what, to)
+        })));
     }
 }
 
@@ -90,28 +190,10 @@ fn target_of_bind(to: &Place) -> Result<Target> {
     }
 }
 
-fn new(kind: &str, source: &str, to: Place, mut options: Options) -> Result<Step> {
-    if options.remount {
-        return Ok(Step::Mount(Box::new(finish(What::Again, to, Target::Any, options))));
-    }
-    let target = if matches!(kind, "proc" | "sysfs") { Target::Plain } else { Target::Any };
-    if options.attributes.set & attr::RDONLY != 0 && !INTERNAL.contains(&kind) {
-        options.data.push((c_string("ro")?, None));
-    }
-    let what =
-        What::New { kind: c_string(kind)?, source: c_string(source)?, options: std::mem::take(&mut options.data) };
-    Ok(Step::Mount(Box::new(finish(what, to, target, options))))
-}
-
-fn finish(what: What, to: Place, target: Target, options: Options) -> Mount {
-    Mount {
-        what,
-        to,
-        target,
-        attributes: options.attributes,
-        recursive: options.recursive,
-        propagation: options.propagation,
-    }
+/// A mount without any wish.
+fn plain(what: What, to: Place) -> Mount {
+    let (attributes, recursive) = (MountAttr::default(), MountAttr::default());
+    Mount { what, to, target: Target::Any, attributes, replaced: 0, recursive, propagation: Vec::new() }
 }
 
 /// The container's view of its cgroups: its own directory of every tree, nothing above.
@@ -119,14 +201,13 @@ fn finish(what: What, to: Place, target: Target, options: Options) -> Mount {
 /// On v1 each directory is bound rather than mounted anew: the same view, with or without a cgroup namespace, for two
 /// system calls a tree in place of five.
 fn cgroups(to: &Place, options: &Options, host: &Host, steps: &mut Vec<Step>) -> Result<()> {
-    let attributes = MountAttr { set: options.attributes.set & !attr::ATIME, ..MountAttr::default() };
+    let asked = options.attributes().set & !attr::ATIME;
     // What the host mounts below its trees is none of the container's business.
-    let own = MountAttr { propagation: libc::MS_PRIVATE, ..attributes };
+    let own = MountAttr { set: asked, propagation: libc::MS_PRIVATE, ..MountAttr::default() };
     let bind = |tree: &CgroupMount, to: Place| -> Result<Step> {
         let source = c_string(path_text(&tree.own)?)?;
-        let what = What::Bind { source, slot: None, depth: Depth::One };
-        let mount = finish(what, to, Target::Any, Options { attributes: own, ..Options::default() });
-        Ok(Step::Mount(Box::new(mount)))
+        let what = What::Bind { source, inside: None, slot: None, depth: Depth::One, follow: true, idmap: None };
+        Ok(Step::Mount(Box::new(Mount { attributes: own, ..plain(what, to) })))
     };
     if let [only] = host.cgroups.as_slice()
         && only.v2
@@ -134,10 +215,10 @@ fn cgroups(to: &Place, options: &Options, host: &Host, steps: &mut Vec<Step>) ->
         steps.push(bind(only, to.clone())?);
         return Ok(());
     }
-    let base = MountAttr { set: attributes.set & !attr::RDONLY, ..MountAttr::default() };
     let data = vec![(c_string("mode")?, Some(c_string("755")?))];
-    let what = What::New { kind: c_string("tmpfs")?, source: c_string("cgroup")?, options: data };
-    let tmpfs = finish(what, to.clone(), Target::Any, Options { attributes: base, ..Options::default() });
+    let (kind, source) = (c_string("tmpfs")?, c_string("cgroup")?);
+    let mut tmpfs = plain(What::New { kind, source, options: data, inherit: false, copy_up: false }, to.clone());
+    tmpfs.attributes.set = asked & !attr::RDONLY;
     steps.push(Step::Mount(Box::new(tmpfs)));
     for tree in &host.cgroups {
         let name = tree.mount.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -148,10 +229,10 @@ fn cgroups(to: &Place, options: &Options, host: &Host, steps: &mut Vec<Step>) ->
             steps.push(Step::Link(Place::new(&format!("{to}/{part}"))?, c_string(&name)?));
         }
     }
-    if attributes.set & attr::RDONLY != 0 {
-        let only = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
-        let mount = finish(What::Again, to.clone(), Target::Any, Options { attributes: only, ..Options::default() });
-        steps.push(Step::Mount(Box::new(mount)));
+    if asked & attr::RDONLY != 0 {
+        let mut read_only = plain(What::Again { options: Vec::new() }, to.clone());
+        read_only.attributes.set = attr::RDONLY;
+        steps.push(Step::Mount(Box::new(read_only)));
     }
     Ok(())
 }

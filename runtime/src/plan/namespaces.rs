@@ -3,7 +3,7 @@
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
 
 use super::step::Step;
-use super::{Around, IdMaps, Opens, path_text};
+use super::{Around, Host, IdMaps, Opens, idmap, path_text};
 use crate::error::Result;
 use crate::spec::is_joined;
 use crate::sys::clone::flags;
@@ -40,12 +40,13 @@ pub fn flag(kind: LinuxNamespaceType) -> u64 {
     }
 }
 
-pub(super) fn decide(linux: &Linux, opens: &mut Opens) -> Result<Namespaces> {
+pub(super) fn decide(linux: &Linux, host: &Host, opens: &mut Opens) -> Result<Namespaces> {
     let mut found = Namespaces::default();
     let listed = linux.namespaces().as_deref().unwrap_or_default();
     let makes_user = listed.iter().any(|space| space.typ() == LinuxNamespaceType::User && !is_joined(space));
     found.other_user = listed.iter().any(|space| space.typ() == LinuxNamespaceType::User);
-    opens.by_parent = found.other_user;
+    // Without privileges the parent can do no more than the child.
+    opens.by_parent = found.other_user && !host.rootless;
     opens.as_slaves = found.other_user;
     for space in listed {
         let of = flag(space.typ());
@@ -69,15 +70,10 @@ pub(super) fn decide(linux: &Linux, opens: &mut Opens) -> Result<Namespaces> {
         }
     }
     if makes_user {
-        found.maps = Some(IdMaps { uid: map(linux.uid_mappings()), gid: map(linux.gid_mappings()) });
+        let lines = |list: &Option<Vec<LinuxIdMapping>>| idmap::lines(list.as_deref().unwrap_or_default());
+        found.maps = Some(IdMaps { uid: lines(linux.uid_mappings()), gid: lines(linux.gid_mappings()) });
     }
     Ok(found)
-}
-
-/// The text of a `uid_map`.
-fn map(mappings: &Option<Vec<LinuxIdMapping>>) -> String {
-    let line = |map: &LinuxIdMapping| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size());
-    mappings.iter().flatten().map(line).collect()
 }
 
 /// The text of `timens_offsets`.

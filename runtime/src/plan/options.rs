@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::sys::mount::{Depth, MountAttr, attr};
 
 /// What a list of options comes to.
@@ -15,9 +15,15 @@ pub(super) struct Options {
     pub(super) bind: Option<Depth>,
     /// `remount`.
     pub(super) remount: bool,
-    /// For the mount itself.
-    pub(super) attributes: MountAttr,
-    /// For it and all below.
+    /// Any word for a flag of the mount or of its super block, whether it sets or clears.
+    pub(super) changes: bool,
+    /// Attributes asked for, without the kind of access times.
+    set: u64,
+    /// Attributes that are expressly not wanted, likewise.
+    clear: u64,
+    /// `relatime` (0), `noatime` or `strictatime`.
+    atime: Option<u64>,
+    /// For the mount and all below (`rro`, ...).
     pub(super) recursive: MountAttr,
     /// `MS_*`.
     pub(super) propagation: Vec<(u64, Depth)>,
@@ -25,11 +31,19 @@ pub(super) struct Options {
     pub(super) copy_up: bool,
     /// `idmap` or `ridmap`.
     pub(super) idmap: Option<Depth>,
-    /// For fsconfig(2).
+    /// What follows `idmap=` or `ridmap=` (crun, podman): `uids=0-1000-10#10-2000-1;gids=0-1000-10`.
+    pub(super) mapping: Option<String>,
+    /// A symbolic link as the source is mounted as a link is: not followed (crun).
+    pub(super) source_nofollow: bool,
+    /// The destination must not be a symbolic link (crun).
+    pub(super) target_nofollow: bool,
+    /// Flags of the super block, for fsconfig(2).
+    pub(super) super_block: Vec<CString>,
+    /// What only the file system knows, for fsconfig(2).
     pub(super) data: Vec<(CString, Option<CString>)>,
 }
 
-/// Word, attribute, whether it is set or cleared. Access times are one field: clear it, then set.
+/// Word, attribute, whether it is set or cleared.
 const ATTRIBUTES: &[(&str, u64, bool)] = &[
     ("ro", attr::RDONLY, true),
     ("rw", attr::RDONLY, false),
@@ -43,6 +57,10 @@ const ATTRIBUTES: &[(&str, u64, bool)] = &[
     ("diratime", attr::NODIRATIME, false),
     ("nosymfollow", attr::NOSYMFOLLOW, true),
     ("symfollow", attr::NOSYMFOLLOW, false),
+];
+
+/// Kinds of access times are one field: word, value, whether it is wanted or only not wanted any more.
+const ACCESS_TIMES: &[(&str, u64, bool)] = &[
     ("noatime", attr::NOATIME, true),
     ("atime", attr::NOATIME, false),
     ("strictatime", attr::STRICTATIME, true),
@@ -52,10 +70,11 @@ const ATTRIBUTES: &[(&str, u64, bool)] = &[
 ];
 
 /// Flags of the super block, which fsconfig(2) takes by name.
-const SUPER_BLOCK: &[&str] = &["sync", "async", "dirsync", "mand", "nomand", "lazytime", "nolazytime", "iversion"];
+const SUPER_BLOCK: &[&str] = &["sync", "async", "dirsync", "mand", "nomand", "lazytime", "nolazytime"];
 
-/// Words that change nothing.
-const SILENT: &[&str] = &["defaults", "silent", "loud", "noiversion"];
+/// Flags that today's kernels do not read: `iversion` is the file system's own affair, `silent` spares a line in the
+/// kernel's log.
+const SILENT: &[&str] = &["silent", "loud", "iversion", "noiversion"];
 
 const PROPAGATION: &[(&str, u64)] = &[
     ("private", libc::MS_PRIVATE),
@@ -64,12 +83,17 @@ const PROPAGATION: &[(&str, u64)] = &[
     ("unbindable", libc::MS_UNBINDABLE),
 ];
 
+/// Words with a meaning of their own.
+const SPECIAL: &[&str] =
+    &["bind", "rbind", "remount", "defaults", "tmpcopyup", "idmap", "ridmap", "src-nofollow", "dest-nofollow"];
+
 /// Every word that is not left to the file system, for `features`.
 pub(super) fn words() -> Vec<String> {
-    let attributes = ATTRIBUTES.iter().flat_map(|(name, _, _)| [(*name).to_owned(), format!("r{name}")]);
-    let propagation = PROPAGATION.iter().flat_map(|(name, _)| [(*name).to_owned(), format!("r{name}")]);
-    let rest = ["bind", "rbind", "remount"].iter().chain(SUPER_BLOCK).chain(SILENT);
-    let mut all: Vec<String> = attributes.chain(propagation).chain(rest.map(|word| (*word).to_owned())).collect();
+    let attributes = ATTRIBUTES.iter().chain(ACCESS_TIMES).map(|(name, _, _)| *name);
+    let doubled = attributes.chain(PROPAGATION.iter().map(|(name, _)| *name));
+    let doubled = doubled.flat_map(|name| [name.to_owned(), format!("r{name}")]);
+    let rest = SPECIAL.iter().chain(SUPER_BLOCK).chain(SILENT);
+    let mut all: Vec<String> = doubled.chain(rest.map(|word| (*word).to_owned())).collect();
     all.sort();
     all
 }
@@ -98,49 +122,107 @@ impl Options {
             "bind" => self.bind = Some(Depth::One),
             "rbind" => self.bind = Some(Depth::All),
             "remount" => self.remount = true,
+            "defaults" => {}
             "tmpcopyup" => self.copy_up = true,
             "idmap" => self.idmap = Some(Depth::One),
             "ridmap" => self.idmap = Some(Depth::All),
-            word if SILENT.contains(&word) => {}
-            word => return self.take_attribute(word),
+            "src-nofollow" => self.source_nofollow = true,
+            "dest-nofollow" => self.target_nofollow = true,
+            word => return self.take_flag(word),
         }
         Ok(())
     }
 
-    fn take_attribute(&mut self, word: &str) -> Result<()> {
-        let find = |word: &str| ATTRIBUTES.iter().find(|(name, _, _)| *name == word);
-        if let Some(&(_, flag, set)) = find(word) {
-            apply(&mut self.attributes, word, flag, set);
-        } else if let Some(&(name, flag, set)) = word.strip_prefix('r').and_then(find) {
-            apply(&mut self.recursive, name, flag, set);
+    fn take_flag(&mut self, word: &str) -> Result<()> {
+        let find = |table: &[(&'static str, u64, bool)], word: &str| {
+            table.iter().find(|(name, _, _)| *name == word).map(|&(_, flag, set)| (flag, set))
+        };
+        let below = word.strip_prefix('r').unwrap_or_default();
+        if let Some((flag, set)) = find(ATTRIBUTES, word) {
+            self.changes = true;
+            mark(flag, set, &mut self.set, &mut self.clear);
+        } else if let Some((kind, wanted)) = find(ACCESS_TIMES, word) {
+            self.changes = true;
+            match wanted {
+                true => self.atime = Some(kind),
+                false if self.atime == Some(kind) => self.atime = None,
+                false => {}
+            }
+        } else if let Some((flag, set)) = find(ATTRIBUTES, below) {
+            mark(flag, set, &mut self.recursive.set, &mut self.recursive.clear);
+        } else if let Some((kind, wanted)) = find(ACCESS_TIMES, below) {
+            self.recursive.clear |= attr::ATIME;
+            self.recursive.set &= !attr::ATIME;
+            self.recursive.set |= if wanted { kind } else { 0 };
         } else if let Some(found) = propagation(word) {
             self.propagation.push(found);
         } else if SUPER_BLOCK.contains(&word) {
-            self.data.push((super::c_string(word)?, None));
+            self.changes = true;
+            self.super_block.push(super::c_string(word)?);
+        } else if SILENT.contains(&word) {
+            self.changes = true;
         } else {
-            self.data.push(match word.split_once('=') {
-                Some((key, value)) => (super::c_string(key)?, Some(super::c_string(value)?)),
-                None => (super::c_string(word)?, None),
-            });
+            return self.take_data(word);
         }
         Ok(())
     }
+
+    fn take_data(&mut self, word: &str) -> Result<()> {
+        let (key, value) = match word.split_once('=') {
+            Some((key, value)) => (key, Some(value)),
+            None => (word, None),
+        };
+        match (key, value) {
+            ("idmap" | "ridmap", Some(mapping)) => {
+                self.idmap = Some(if key == "idmap" { Depth::One } else { Depth::All });
+                self.mapping = Some(mapping.to_owned());
+            }
+            _ => self.data.push((super::c_string(key)?, value.map(super::c_string).transpose()?)),
+        }
+        Ok(())
+    }
+
+    /// What is to be set, and what must not stay set. The whole field of access times is cleared to be changed, also
+    /// for `nodiratime` alone, which stands for `relatime` beside it.
+    pub(super) fn attributes(&self) -> MountAttr {
+        let kind = self.atime.or((self.set & attr::NODIRATIME != 0).then_some(0));
+        MountAttr {
+            set: self.set | kind.unwrap_or(0),
+            clear: self.clear | if kind.is_some() { attr::ATIME } else { 0 },
+            ..MountAttr::default()
+        }
+    }
+
+    /// What a bind mount loses of its source's attributes though no word says so: `--bind -o ro` gives a mount that is
+    /// read-only and nothing else (mount(8), runc). Without any word it stays as it is; access times stay where none
+    /// are named.
+    pub(super) fn replaced(&self) -> u64 {
+        let asked = self.attributes();
+        let times = if asked.clear & attr::ATIME != 0 { attr::NODIRATIME } else { 0 };
+        let plain = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC | attr::NOSYMFOLLOW;
+        if self.changes { (plain | times) & !asked.set } else { 0 }
+    }
+
+    /// Takes `ro` back; whether it was there. For what has to be written to before it becomes read-only.
+    pub(super) fn take_read_only(&mut self) -> bool {
+        let was = self.set & attr::RDONLY != 0;
+        self.set &= !attr::RDONLY;
+        was
+    }
+
+    /// Refuses what a bind mount cannot have: the kernel would leave it aside without a word.
+    pub(super) fn check_bind(&self) -> Result<()> {
+        let Some((key, _)) = self.data.first() else { return Ok(()) };
+        let what =
+            format!("options: a bind mount cannot have {:?}, which is a file system's own", key.to_string_lossy());
+        Err(Error::new(Kind::Invalid, what))
+    }
 }
 
-fn apply(attributes: &mut MountAttr, word: &str, flag: u64, set: bool) {
-    if word.ends_with("atime") && flag != attr::NODIRATIME {
-        attributes.clear |= attr::ATIME;
-        attributes.set &= !attr::ATIME;
-        if set {
-            attributes.set |= flag;
-        }
-    } else if set {
-        attributes.set |= flag;
-        attributes.clear &= !flag;
-    } else {
-        attributes.clear |= flag;
-        attributes.set &= !flag;
-    }
+fn mark(flag: u64, set: bool, to_set: &mut u64, to_clear: &mut u64) {
+    let (to, from) = if set { (to_set, to_clear) } else { (to_clear, to_set) };
+    *to |= flag;
+    *from &= !flag;
 }
 
 #[cfg(test)]
@@ -151,32 +233,63 @@ mod tests {
         decide(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()).unwrap()
     }
 
+    fn attributes(words: &[&str]) -> (u64, u64) {
+        let found = read(words).attributes();
+        (found.set, found.clear)
+    }
+
     #[test]
     fn a_later_word_wins() {
-        assert_eq!(read(&["ro", "rw"]).attributes, MountAttr { clear: attr::RDONLY, ..MountAttr::default() });
-        assert_eq!(read(&["rw", "ro"]).attributes, MountAttr { set: attr::RDONLY, ..MountAttr::default() });
+        assert_eq!(attributes(&["ro", "rw"]), (0, attr::RDONLY));
+        assert_eq!(attributes(&["rw", "ro"]), (attr::RDONLY, 0));
+        assert_eq!(attributes(&["noatime", "atime"]), (0, 0));
     }
 
     #[test]
     fn recursive_words_are_not_mistaken_for_plain_ones() {
         let options = read(&["rro", "relatime", "rnoexec", "rw"]);
         assert_eq!(options.recursive, MountAttr { set: attr::RDONLY | attr::NOEXEC, ..MountAttr::default() });
-        assert_eq!(options.attributes.clear, attr::ATIME | attr::RDONLY);
+        assert_eq!(options.attributes().clear, attr::ATIME | attr::RDONLY);
         assert_eq!(read(&["rrw"]).recursive.clear, attr::RDONLY);
         assert_eq!(read(&["rstrictatime"]).recursive.set, attr::STRICTATIME);
+        assert_eq!(read(&["rsymfollow"]).recursive.clear, attr::NOSYMFOLLOW);
+        assert_eq!(read(&["rdiratime"]).recursive.clear, attr::NODIRATIME);
+        assert_eq!(read(&["rnorelatime"]).recursive, MountAttr { clear: attr::ATIME, ..MountAttr::default() });
     }
 
     #[test]
     fn access_times_are_one_field() {
-        let options = read(&["noatime", "strictatime"]);
-        assert_eq!((options.attributes.set, options.attributes.clear), (attr::STRICTATIME, attr::ATIME));
+        assert_eq!(attributes(&["noatime", "strictatime"]), (attr::STRICTATIME, attr::ATIME));
+        assert_eq!(attributes(&["nodiratime"]), (attr::NODIRATIME, attr::ATIME));
+        assert_eq!(attributes(&["nodiratime", "noatime"]), (attr::NODIRATIME | attr::NOATIME, attr::ATIME));
+        assert_eq!(attributes(&["norelatime"]), (0, 0), "as with mount(8) and runc");
+    }
+
+    #[test]
+    fn one_word_is_enough_to_lose_the_attributes_of_the_source() {
+        let all = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC | attr::NOSYMFOLLOW;
+        assert_eq!(read(&["rbind", "rprivate"]).replaced(), 0);
+        assert_eq!(read(&["rbind", "rro"]).replaced(), 0);
+        assert_eq!(read(&["bind", "ro"]).replaced(), all & !attr::RDONLY);
+        assert_eq!(read(&["bind", "dev"]).replaced(), all);
+        assert_eq!(read(&["bind", "sync"]).replaced(), all);
+        assert_eq!(read(&["bind", "relatime"]).replaced(), all | attr::NODIRATIME);
     }
 
     #[test]
     fn the_rest_is_the_file_systems() {
-        let options = read(&["mode=755", "newinstance", "lowerdir=/a:/b", "sync"]);
+        let options = read(&["mode=755", "newinstance", "lowerdir=/a:/b", "sync", "iversion"]);
         let text: Vec<_> = options.data.iter().map(|(key, value)| (key.to_str().unwrap(), value.is_some())).collect();
-        assert_eq!(text, [("mode", true), ("newinstance", false), ("lowerdir", true), ("sync", false)]);
+        assert_eq!(text, [("mode", true), ("newinstance", false), ("lowerdir", true)]);
+        assert_eq!(options.super_block, [c"sync".to_owned()]);
+    }
+
+    #[test]
+    fn id_maps_with_and_without_a_text() {
+        assert_eq!(read(&["idmap"]).idmap, Some(Depth::One));
+        let options = read(&["ridmap=uids=0-1-2;gids=0-1-2"]);
+        assert_eq!((options.idmap, options.mapping.as_deref()), (Some(Depth::All), Some("uids=0-1-2;gids=0-1-2")));
+        assert!(options.data.is_empty());
     }
 
     #[test]
@@ -185,5 +298,17 @@ mod tests {
         assert_eq!(propagation("shared"), Some((libc::MS_SHARED, Depth::One)));
         assert_eq!(propagation("rw"), None);
         assert_eq!(read(&["rprivate"]).propagation, [(libc::MS_PRIVATE, Depth::All)]);
+    }
+
+    #[test]
+    fn every_word_of_runc_is_known() {
+        let ours = words();
+        let runcs = "async atime bind defaults dev diratime dirsync exec iversion lazytime loud mand noatime nodev \
+            nodiratime noexec noiversion nolazytime nomand norelatime nostrictatime nosuid nosymfollow private ratime \
+            rbind rdev rdiratime relatime remount rexec rnoatime rnodev rnodiratime rnoexec rnorelatime rnostrictatime \
+            rnosuid rnosymfollow ro rprivate rrelatime rro rrw rshared rslave rstrictatime rsuid rsymfollow \
+            runbindable rw shared silent slave strictatime suid symfollow sync tmpcopyup unbindable";
+        let missing: Vec<&str> = runcs.split_whitespace().filter(|word| !ours.iter().any(|our| our == word)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
     }
 }

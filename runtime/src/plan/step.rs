@@ -133,6 +133,8 @@ pub struct Mount {
     pub target: Target,
     /// Attributes of this mount.
     pub attributes: MountAttr,
+    /// Attributes of the source that it loses besides, unless they are locked (user namespaces).
+    pub replaced: u64,
     /// Attributes of it and all below (`rro`, ...).
     pub recursive: MountAttr,
     /// `MS_*`, in the order given.
@@ -146,6 +148,8 @@ pub enum Target {
     Any,
     /// No symbolic link on the way: procfs and sysfs have to be where they seem to be.
     Plain,
+    /// As `Any`, and no symbolic link on the way.
+    NoFollow,
     /// One of the few files in procfs that may be covered (lxcfs does).
     InProc,
     /// `/proc` itself: what is bound there has to be procfs.
@@ -163,18 +167,32 @@ pub enum What {
         source: CString,
         /// Key and value of fsconfig(2).
         options: Vec<(CString, Option<CString>)>,
+        /// Its root gets the mode of the directory that it covers (tmpfs).
+        inherit: bool,
+        /// It starts with a copy of what it covers (tmpfs).
+        copy_up: bool,
     },
     /// A copy of a mount of the host.
     Bind {
         /// Path on the host.
         source: CString,
+        /// Where that is in the rootfs, if it is there.
+        inside: Option<Place>,
         /// The parent has opened it already (with a user namespace).
         slot: Option<Slot>,
         /// With what is mounted below.
         depth: Depth,
+        /// A symbolic link as the source is followed.
+        follow: bool,
+        /// The user namespace that maps its ids, and whether those of what is mounted below, too. The parent has done
+        /// so already to what it opened.
+        idmap: Option<(Slot, Depth)>,
     },
     /// Another look at what is mounted there already.
-    Again,
+    Again {
+        /// New options of the super block, as key and value of fsconfig(2).
+        options: Vec<(CString, Option<CString>)>,
+    },
 }
 
 /// A device node.
@@ -334,31 +352,48 @@ impl Step {
 impl fmt::Display for Mount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.what {
-            What::New { kind, options, .. } => {
+            What::New { kind, options, copy_up, .. } => {
                 write!(f, "mount {} on {}", kind.to_string_lossy(), self.to)?;
-                for (key, value) in options {
-                    write!(f, " {}", key.to_string_lossy())?;
-                    if let Some(value) = value {
-                        write!(f, "={}", value.to_string_lossy())?;
-                    }
-                }
+                write_options(f, options)?;
+                f.write_str(if *copy_up { " with a copy of what is there" } else { "" })?;
             }
-            What::Bind { source, depth, .. } => {
+            What::Bind { source, depth, idmap, .. } => {
                 let name = if *depth == Depth::All { "rbind" } else { "bind" };
                 write!(f, "{name} {} on {}", source.to_string_lossy(), self.to)?;
+                match idmap {
+                    None => {}
+                    Some((slot, Depth::One)) => write!(f, " ids mapped by slot {slot}")?,
+                    Some((slot, Depth::All)) => write!(f, " ids mapped recursively by slot {slot}")?,
+                }
             }
-            What::Again => write!(f, "change the mount on {}", self.to)?,
+            What::Again { options } => {
+                write!(f, "change the mount on {}", self.to)?;
+                write_options(f, options)?;
+            }
         }
         for (label, attributes) in [("set", self.attributes), ("recursively", self.recursive)] {
             if attributes.set != 0 || attributes.clear != 0 {
                 write!(f, " {label} +{:x} -{:x}", attributes.set, attributes.clear)?;
             }
         }
+        if self.replaced != 0 {
+            write!(f, " drop {:x}", self.replaced)?;
+        }
         for (flags, depth) in &self.propagation {
             write!(f, " {}", propagation_name(*flags, *depth))?;
         }
         Ok(())
     }
+}
+
+fn write_options(f: &mut fmt::Formatter<'_>, options: &[(CString, Option<CString>)]) -> fmt::Result {
+    for (key, value) in options {
+        write!(f, " {}", key.to_string_lossy())?;
+        if let Some(value) = value {
+            write!(f, "={}", value.to_string_lossy())?;
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Display for Device {

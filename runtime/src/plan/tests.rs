@@ -155,10 +155,8 @@ fn a_user_namespace_is_mapped_first_and_gets_devices_by_bind() {
         Wishes::default(),
     )
     .unwrap();
-    assert_eq!(
-        plan.opens.list(),
-        [Open::Namespace(flags::NETWORK, c"/run/net".into()), Open::Tree(c"/bundle/vol".into(), Depth::All, true)]
-    );
+    let tree = Tree { path: c"/bundle/vol".into(), depth: Depth::All, follow: true, slave: true, idmap: None };
+    assert_eq!(plan.opens.list(), [Open::Namespace(flags::NETWORK, c"/run/net".into()), Open::Tree(tree)]);
     let text = plan.to_string();
     assert!(
         text.starts_with(
@@ -168,7 +166,9 @@ fn a_user_namespace_is_mapped_first_and_gets_devices_by_bind() {
         "{text}"
     );
     assert!(
-        text.contains("rbind /bundle/vol on /data set +2 -0 rprivate\nbind device /dev/null on /dev/null\n"),
+        text.contains(
+            "rbind /bundle/vol on /data set +2 -0 drop 20000d rprivate\nbind device /dev/null on /dev/null\n"
+        ),
         "{text}"
     );
 }

@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use super::errno::{Errno, check, check_fd};
+use super::mount::attr;
 
 /// How far a path may lead (linux/openat2.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +150,30 @@ pub fn is_read_only(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     // SAFETY: `stat` is writable for the whole call.
     check(unsafe { libc::fstatvfs(fd.as_raw_fd(), &raw mut stat) }.into())?;
     Ok(stat.f_flag & libc::ST_RDONLY != 0)
+}
+
+/// fstatvfs(3): the attributes of the mount that `fd` lies on, as `MOUNT_ATTR_*`. Those of its super block are mixed in
+/// by the kernel (read-only).
+pub fn mount_attributes(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    const ST_NOSYMFOLLOW: u64 = 0x2000;
+    // SAFETY: an all-zero statvfs is valid: it is a C struct of integers.
+    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `stat` is writable for the whole call.
+    check(unsafe { libc::fstatvfs(fd.as_raw_fd(), &raw mut stat) }.into())?;
+    let flags = stat.f_flag;
+    let table = [
+        (libc::ST_RDONLY, attr::RDONLY),
+        (libc::ST_NOSUID, attr::NOSUID),
+        (libc::ST_NODEV, attr::NODEV),
+        (libc::ST_NOEXEC, attr::NOEXEC),
+        (libc::ST_NOATIME, attr::NOATIME),
+        (libc::ST_NODIRATIME, attr::NODIRATIME),
+        (ST_NOSYMFOLLOW, attr::NOSYMFOLLOW),
+    ];
+    let found = table.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |all, (_, attribute)| all | attribute);
+    // No kind of access times at all is the strict one.
+    let strict = flags & (libc::ST_NOATIME | libc::ST_RELATIME) == 0;
+    Ok(found | if strict { attr::STRICTATIME } else { 0 })
 }
 
 /// Seals of a memfd (`F_GET_SEALS`); `EINVAL` for anything else.

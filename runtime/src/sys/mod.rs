@@ -9,6 +9,7 @@ mod solo;
 
 pub mod bpf;
 pub mod clone;
+pub mod copy;
 pub mod fs;
 pub mod keep;
 pub mod mount;

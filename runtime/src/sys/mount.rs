@@ -7,6 +7,8 @@ use super::errno::{Errno, check, check_fd};
 
 const FSOPEN_CLOEXEC: u32 = 1;
 const FSMOUNT_CLOEXEC: u32 = 1;
+const FSPICK_CLOEXEC: u32 = 1;
+const FSPICK_EMPTY_PATH: u32 = 8;
 const OPEN_TREE_CLONE: u32 = 1;
 const OPEN_TREE_CLOEXEC: u32 = libc::O_CLOEXEC as u32;
 const MOVE_MOUNT_F_EMPTY_PATH: u32 = 0x04;
@@ -45,6 +47,8 @@ pub mod attr {
     pub const STRICTATIME: u64 = 0x20;
     /// Access times of directories are not updated.
     pub const NODIRATIME: u64 = 0x80;
+    /// The ids are mapped by a user namespace.
+    pub const IDMAP: u64 = 0x10_0000;
     /// Symbolic links are not followed.
     pub const NOSYMFOLLOW: u64 = 0x20_0000;
 }
@@ -82,6 +86,18 @@ pub fn fsconfig_create(fs: BorrowedFd<'_>) -> Result<(), Errno> {
     fsconfig(fs, 6, std::ptr::null(), std::ptr::null())
 }
 
+/// fspick(2): a context to change the super block of the file system that is mounted at `dir`.
+pub fn fspick(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = FSPICK_CLOEXEC | FSPICK_EMPTY_PATH;
+    // SAFETY: the path is a static C string.
+    check_fd(unsafe { libc::syscall(libc::SYS_fspick, dir.as_raw_fd(), c"".as_ptr(), flags) })
+}
+
+/// fsconfig(2), `FSCONFIG_CMD_RECONFIGURE`: the super block gets the new options.
+pub fn fsconfig_reconfigure(fs: BorrowedFd<'_>) -> Result<(), Errno> {
+    fsconfig(fs, 7, std::ptr::null(), std::ptr::null())
+}
+
 /// fsmount(2): a detached mount of the file system with these `MOUNT_ATTR_*`.
 pub fn fsmount(fs: BorrowedFd<'_>, attributes: u64) -> Result<OwnedFd, Errno> {
     // SAFETY: fsmount reads three integers and no memory.
@@ -99,10 +115,11 @@ pub fn clone_tree(dir: BorrowedFd<'_>, path: &CStr, depth: Depth) -> Result<Owne
     check_fd(unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags) })
 }
 
-/// [`clone_tree`] of an absolute path of the host. A final symbolic link is followed.
-pub fn clone_path(path: &CStr, depth: Depth) -> Result<OwnedFd, Errno> {
+/// [`clone_tree`] of an absolute path of the host. A final symbolic link is followed if so.
+pub fn clone_path(path: &CStr, depth: Depth, follow: bool) -> Result<OwnedFd, Errno> {
     let recursive = if depth == Depth::All { AT_RECURSIVE } else { 0 };
-    let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | recursive;
+    let nofollow = if follow { 0 } else { libc::AT_SYMLINK_NOFOLLOW as u32 };
+    let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | recursive | nofollow;
     // SAFETY: `path` is a C string that outlives the call.
     check_fd(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })
 }

@@ -12,3 +12,4 @@ mod identity;
 mod isolation;
 mod lifecycle;
 mod limits;
+mod mounts;
