@@ -207,7 +207,7 @@ fn cgroup_view(cgroups: &Cgroups, safe: MsFlags) -> Outcome<()> {
         let tree = dir.parent().and_then(Path::file_name).ok_or("a tree without a name")?;
         let to = Path::new("sys/fs/cgroup").join(tree);
         fs::create_dir(&to)?;
-        let made = by_fd::clone_path(&CString::new(dir.as_os_str().as_encoded_bytes())?, Depth::One)?;
+        let made = by_fd::clone_path(&CString::new(dir.as_os_str().as_encoded_bytes())?, Depth::One, true)?;
         let view = MountAttr { set: attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC, ..MountAttr::default() };
         by_fd::mount_setattr(made.as_fd(), c"", Depth::One, &view)?;
         let target = sys_fs::open(&CString::new(to.as_os_str().as_encoded_bytes())?, libc::O_PATH)?;
