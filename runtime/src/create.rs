@@ -35,6 +35,8 @@ pub struct CreateRequest<'a> {
     pub preserve_fds: u32,
     /// File that receives the pid in decimal, written atomically.
     pub pid_file: Option<&'a Path>,
+    /// Unix socket that receives a pidfd of the first process (runc's `--pidfd-socket`).
+    pub pidfd_socket: Option<&'a Path>,
     /// Flags that hardly anybody needs.
     pub options: Options,
 }
@@ -48,6 +50,8 @@ pub struct Options {
     pub no_new_keyring: bool,
     /// systemd makes the cgroup, and `linux.cgroupsPath` is `slice:prefix:name`.
     pub systemd_cgroup: bool,
+    /// `exec`: do not refuse a paused container; the process runs once it is resumed.
+    pub ignore_paused: bool,
 }
 
 /// Where the standard streams of a process lead.
@@ -290,6 +294,7 @@ fn hand_over(
         launch::send_console(socket, master)?;
         heard.console = None;
     }
+    launch::send_pidfd(request.pidfd_socket, launched, "standard")?;
     launch::write_pid_file(request.pid_file, launched.pid)?;
     if waits {
         home.finish_fifo()?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Process;
 
-use crate::cgroup::{Cgroup, Layout};
+use crate::cgroup::{Below, Cgroup, Layout};
 use crate::create::{Created, EXEC_SPACES, Options, Stdio, host};
 use crate::error::{Context, Error, Kind, Result};
 use crate::labels;
@@ -14,7 +14,7 @@ use crate::launch;
 use crate::plan::{self, Host, Inside, Wishes};
 use crate::spec;
 use crate::state::{self, Home};
-use crate::status::{self, Op};
+use crate::status::{self, Op, Status};
 use crate::sys::Solo;
 use crate::sys::clone::{self, Reap, flags};
 use crate::talk::Word;
@@ -34,6 +34,10 @@ pub struct ExecRequest<'a> {
     pub preserve_fds: u32,
     /// File that receives the pid in decimal, written atomically.
     pub pid_file: Option<&'a Path>,
+    /// Unix socket that receives a pidfd of the process (runc's `--pidfd-socket`).
+    pub pidfd_socket: Option<&'a Path>,
+    /// Cgroups below that of the container to run in; they have to exist.
+    pub below: Option<&'a Below>,
     /// Rare wishes.
     pub options: Options,
 }
@@ -46,6 +50,17 @@ pub fn exec(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
     inside(request, alone).context(|| format!("exec in {}", request.id))
 }
 
+fn allow(status: Status, options: Options) -> Result<()> {
+    match status {
+        Status::Paused if options.ignore_paused => Ok(()),
+        Status::Paused => {
+            let what = "cannot exec in a paused container; --ignore-paused lets the process wait until it is resumed";
+            Err(Error::new(Kind::WrongState, what))
+        }
+        status => status::allow(Op::Exec, status),
+    }
+}
+
 fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
     launch::check_preserved(request.preserve_fds)?;
     spec::check_process(request.process, "process.")?;
@@ -54,7 +69,7 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
     let layout = Layout::discover()?;
     let cgroup = Cgroup::recorded(&layout, &facts.cgroup, facts.cgroup_trees.as_ref())?;
     let (seen, init) = home.look(|| cgroup.is_frozen().unwrap_or(false))?;
-    status::allow(Op::Exec, status::derive(seen))?;
+    allow(status::derive(seen), request.options)?;
     let init = init.ok_or_else(|| Error::new(Kind::WrongState, "it has no process"))?;
     wait_for_set_up(&home, init.pid)?;
     let target = clone::pidfd_open(init.pid).context(|| format!("open process {}", init.pid))?;
@@ -76,7 +91,7 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
     let host = Host { labels: labels::seen(Some(request.process), None), ..host(&cgroup)? };
     let host = Host { keyring: format!("_ses.{}", request.id), ..host };
     let mut plan = plan::exec(request.process, inside, &host, home.filter()?, wishes)?;
-    let mut doors = cgroup.doors()?;
+    let mut doors = cgroup.doors_below(request.below, init.pid)?;
     let warnings = std::mem::take(&mut plan.warnings);
     let ground = launch::ground(&plan, vec![target], &mut doors, &request.stdio, alone)?;
     let unified = doors.unified.as_ref().map(|fd| fd.as_fd());
@@ -88,6 +103,7 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
                 launch::send_console(socket, master)?;
                 heard.console = None;
             }
+            launch::send_pidfd(request.pidfd_socket, &launched, "setns")?;
             launch::write_pid_file(request.pid_file, launched.pid)?;
             Ok(heard)
         });

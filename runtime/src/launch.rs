@@ -294,6 +294,16 @@ pub(crate) fn send_console(socket: &Path, master: &OwnedFd) -> Result<()> {
         .context(|| format!("send the terminal {} to {}", master.as_raw_fd(), socket.display()))
 }
 
+/// Sends a pidfd of the process to whoever listens at this socket; runc's words tell a first process (`standard`) from
+/// one of exec (`setns`).
+pub(crate) fn send_pidfd(socket: Option<&Path>, launched: &Launched, kind: &str) -> Result<()> {
+    let Some(socket) = socket else { return Ok(()) };
+    let stream = std::os::unix::net::UnixStream::connect(socket)
+        .context(|| format!("connect to the pidfd socket {}", socket.display()))?;
+    crate::sys::socket::send(stream.as_fd(), kind.as_bytes(), Some(launched.pidfd.as_fd()))
+        .context(|| format!("send the pidfd of process {} to {}", launched.pid, socket.display()))
+}
+
 /// Writes the pid in decimal, without a newline, as runc does.
 pub(crate) fn write_pid_file(path: Option<&Path>, pid: i32) -> Result<()> {
     path.map_or(Ok(()), |path| crate::state::replace(path, pid.to_string().as_bytes()))

@@ -20,6 +20,7 @@
 //! `/bin/true` then takes 14.4 ms instead of 5.5).
 
 mod apply;
+mod below;
 #[cfg(test)]
 mod changes;
 mod control;
@@ -42,6 +43,7 @@ mod usage;
 mod v1;
 mod v2;
 
+pub use below::Below;
 pub use controller::{Controller, Version};
 pub use layout::{Hierarchy, Layout, below_mount};
 pub use oom::OomWatch;

@@ -4,6 +4,7 @@ use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process};
 
 use super::parse::Call;
 use super::{lifecycle::preserved, log, relay};
+use crate::cgroup::Below;
 use crate::create::{Options, Stdio};
 use crate::error::{Error, Kind, Result};
 use crate::exec::ExecRequest;
@@ -14,7 +15,7 @@ pub(super) fn exec(call: &Call) -> Result<i32> {
     let alone = Solo::prove()?;
     seal::protect(&alone)?;
     let root = call.root();
-    for flag in ["apparmor", "process-label", "cgroup", "ignore-paused", "pidfd-socket"] {
+    for flag in ["apparmor", "process-label"] {
         if call.has(flag) {
             return Err(Error::new(Kind::Unsupported, format!("--{flag}: not supported yet")));
         }
@@ -28,15 +29,28 @@ pub(super) fn exec(call: &Call) -> Result<i32> {
         let what = "--tty: a detached process needs --console-socket for its terminal";
         return Err(Error::new(Kind::Invalid, what));
     }
+    if call.has("console-socket") && !(terminal && detach) {
+        return Err(Error::new(Kind::Invalid, "--console-socket: only for a detached terminal"));
+    }
+    let below = match call.texts("cgroup")?.as_slice() {
+        [] => None,
+        texts => Some(Below::parse(texts)?),
+    };
     let signals = if detach { None } else { Some(relay::Signals::take()?) };
     let request = ExecRequest {
         root: &root,
         id: call.id()?,
         process: &process,
-        stdio: call.path("console-socket").filter(|_| terminal).map_or(Stdio::Inherit, Stdio::ConsoleSocket),
+        stdio: call.path("console-socket").map_or(Stdio::Inherit, Stdio::ConsoleSocket),
         preserve_fds: preserved(call)?,
         pid_file: call.path("pid-file"),
-        options: Options { no_new_keyring: call.has("no-new-keyring"), ..Options::default() },
+        pidfd_socket: call.path("pidfd-socket"),
+        below: below.as_ref(),
+        options: Options {
+            no_new_keyring: call.has("no-new-keyring"),
+            ignore_paused: call.has("ignore-paused"),
+            ..Options::default()
+        },
     };
     let mut made = crate::exec::exec(&request, &alone)?;
     log::warnings(call, &made.warnings);

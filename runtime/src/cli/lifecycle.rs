@@ -40,9 +40,6 @@ pub(super) fn run(call: &Call) -> Result<i32> {
 }
 
 fn load(call: &Call) -> Result<Spec> {
-    if call.has("pidfd-socket") {
-        return Err(Error::new(Kind::Unsupported, "--pidfd-socket: not supported yet"));
-    }
     let mut notes = Vec::new();
     let path = call.path("config").map_or_else(|| bundle(call).join("config.json"), Path::to_owned);
     let loaded = spec::load_file(&path, &mut notes);
@@ -76,10 +73,12 @@ fn request<'a>(call: &'a Call, spec: &'a Spec, root: &'a Path) -> Result<CreateR
         stdio: call.path("console-socket").map_or(Stdio::Inherit, Stdio::ConsoleSocket),
         preserve_fds: preserved(call)?,
         pid_file: call.path("pid-file"),
+        pidfd_socket: call.path("pidfd-socket"),
         options: Options {
             no_pivot: call.has("no-pivot"),
             no_new_keyring: call.has("no-new-keyring"),
             systemd_cgroup: call.wants_systemd(),
+            ..Options::default()
         },
     })
 }

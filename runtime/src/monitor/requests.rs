@@ -88,6 +88,7 @@ impl Monitor {
             stdio: streams.stdio(),
             preserve_fds: 0,
             pid_file: None,
+            pidfd_socket: None,
             options: Options::default(),
         };
         let created = crate::create(&request, &Solo::prove()?)?;
@@ -251,6 +252,8 @@ impl Monitor {
             stdio,
             preserve_fds: 0,
             pid_file: None,
+            pidfd_socket: None,
+            below: None,
             options: Options::default(),
         };
         let started_at = clock::now();
