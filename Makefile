@@ -8,7 +8,7 @@ RUNTIME := $(TARGET)/$(MUSL)/runtime/gantry-runtime
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: help setup setup-test setup-bench setup-vm build demo up down test check vm-test bench install
+.PHONY: help setup setup-test setup-bench setup-vm build demo up down test check vm-test bench security fuzz install
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,7 @@ test: setup-test ## run all tests
 	$(CARGO) build -p gantry-runtime --profile runtime --target $(MUSL)
 	$(CARGO) build -p gantry
 	@scripts/test.sh --workspace
+	@scripts/fuzz.sh 10
 
 check: ## format, lints, the house rules and the tests that need no root: about a minute
 	$(CARGO) fmt --all --check
@@ -54,6 +55,12 @@ bench: setup-bench build ## measure against the peers, interleaved, and print th
 	$(CARGO) run -q --release -p gantry-tests --bin bench
 
 SHARE := $(DESTDIR)$(PREFIX)/share
+security: setup-bench build ## try attacks that have worked on OCI runtimes, on ours, runc and crun; print the table
+	$(CARGO) run -q -p gantry-tests --bin security
+
+fuzz: setup-test ## fuzz every parser of the runtime, a quarter of an hour
+	@scripts/fuzz.sh 225
+
 install: build ## install both binaries, man pages and completions below PREFIX (/usr/local)
 	install -D -m 0755 $(GANTRY) $(DESTDIR)$(PREFIX)/bin/gantry
 	install -D -m 0755 $(RUNTIME) $(DESTDIR)$(PREFIX)/bin/gantry-runtime

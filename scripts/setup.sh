@@ -16,7 +16,7 @@ for purpose in "$@"; do
     demo) want cc gcc; want ld binutils; want busybox busybox-static; want nsenter util-linux; want ip iproute2 ;;
     test)
       want docker-registry docker-registry; want skopeo skopeo; want umoci umoci; want openssl openssl
-      want python3 python3-minimal; want htpasswd apache2-utils; want script bsdutils; want strip binutils
+      want python3 python3-minimal; want htpasswd apache2-utils; want script bsdutils; want strip binutils; want g++ g++
       ;;
     bench) want runc runc; want crun crun; want strace strace ;;
     vm) want qemu-system-x86_64 qemu-system-x86; want depmod kmod; want strip binutils ;;

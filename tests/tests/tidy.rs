@@ -28,7 +28,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// The rooms of the root directory; anything else there needs a place in ARCHITECTURE.md first.
-const ROOMS: [&str; 24] = [
+const ROOMS: [&str; 25] = [
     ".cargo",
     ".ci",
     ".git",
@@ -46,6 +46,7 @@ const ROOMS: [&str; 24] = [
     "control-plane",
     "cri",
     "examples",
+    "fuzz",
     "images",
     "kubelet",
     "runtime",
@@ -63,7 +64,7 @@ struct Source {
 fn sources() -> Vec<Source> {
     let root = repository();
     let mut found = Vec::new();
-    let mut queue: Vec<PathBuf> = ["src", "runtime", "images", "cri", "kubelet", "control-plane", "tests", "examples"]
+    let mut queue: Vec<PathBuf> = ["src", "runtime", "images", "cri", "kubelet", "control-plane", "tests", "examples", "fuzz"]
         .map(|d| root.join(d))
         .into();
     while let Some(dir) = queue.pop() {

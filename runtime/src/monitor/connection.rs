@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use super::protocol::{Hello, Reply, Request, VERSION, encode, length};
+use super::protocol::{Reply, Request, encode, hello, length};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::rights;
 
@@ -69,7 +69,7 @@ impl Connection {
             return Ok(None);
         }
         let inbox = std::mem::take(&mut self.inbox);
-        let hello = parse(&inbox[4..4 + length])?;
+        let hello = hello(&inbox[4..4 + length])?;
         self.role = Role::Answered;
         Ok(Some((hello.request, std::mem::take(&mut self.fds))))
     }
@@ -121,26 +121,12 @@ impl AsFd for Connection {
     }
 }
 
-/// The version comes first: a request of another one may not be understood at all.
-fn parse(bytes: &[u8]) -> Result<Hello> {
-    #[derive(serde::Deserialize)]
-    struct Version {
-        version: u32,
-    }
-    let invalid = |why: serde_json::Error| Error::new(Kind::Invalid, format!("read a request: {why}"));
-    let Version { version } = serde_json::from_slice(bytes).map_err(invalid)?;
-    if version != VERSION {
-        let what = format!("this monitor speaks version {VERSION} of its protocol, the client {version}");
-        return Err(Error::new(Kind::Unsupported, what));
-    }
-    serde_json::from_slice(bytes).map_err(invalid)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
 
     use super::*;
+    use crate::monitor::protocol::{Hello, VERSION};
 
     fn pair() -> (Connection, UnixStream) {
         let (here, there) = UnixStream::pair().unwrap();

@@ -337,6 +337,24 @@ impl Reply {
     }
 }
 
+/// The first message of a client. Its version is looked at first: a request of another one may not be understood at all.
+///
+/// # Errors
+/// `Unsupported` for another version, `Invalid` for what is no request.
+pub fn hello(bytes: &[u8]) -> crate::error::Result<Hello> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let invalid = |why: serde_json::Error| Error::new(Kind::Invalid, format!("read a request: {why}"));
+    let Version { version } = serde_json::from_slice(bytes).map_err(invalid)?;
+    if version != VERSION {
+        let what = format!("this monitor speaks version {VERSION} of its protocol, the client {version}");
+        return Err(Error::new(Kind::Unsupported, what));
+    }
+    serde_json::from_slice(bytes).map_err(invalid)
+}
+
 /// The bytes of a message: its length, then JSON.
 pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     let mut bytes = vec![0; 4];

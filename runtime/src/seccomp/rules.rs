@@ -141,7 +141,8 @@ pub(super) fn plan(profile: &LinuxSeccomp, native: Abi) -> Result<Plan> {
 /// One entry of `syscalls`, understood.
 struct Rule {
     action: u32,
-    tests: Vec<Test>,
+    /// Any of these, each of which is met if all of its tests are; none at all: every call.
+    cases: Vec<Vec<Test>>,
 }
 
 impl Rule {
@@ -150,8 +151,16 @@ impl Rule {
         if entry.action() == LinuxSeccompAction::ScmpActNotify && entry.names().iter().any(|name| name == "write") {
             return Err(Error::new(Kind::Invalid, "SCMP_ACT_NOTIFY on write would hang the runtime itself"));
         }
-        let tests = entry.args().iter().flatten().map(test).collect::<Result<_>>()?;
-        Ok(Self { action, tests })
+        let tests: Vec<Test> = entry.args().iter().flatten().map(test).collect::<Result<_>>()?;
+        let mut arguments: Vec<u32> = tests.iter().map(|test| test.index).collect();
+        arguments.sort_unstable();
+        // libseccomp takes one test an argument; where a profile has more, runc makes each test of the entry a rule of
+        // its own, and profiles that forbid several values of one argument rely on it.
+        let cases = match arguments.windows(2).any(|pair| pair[0] == pair[1]) {
+            true => tests.into_iter().map(|test| vec![test]).collect(),
+            false => vec![tests],
+        };
+        Ok(Self { action, cases })
     }
 }
 
@@ -195,13 +204,13 @@ impl Calls {
         if let Some(number) = number(name, self.abi) {
             self.newest = self.newest.max(number);
             if rule.action != default {
-                self.decide(number, rule.tests.clone(), rule.action, default);
+                rule.cases.iter().for_each(|tests| self.decide(number, tests.clone(), rule.action, default));
             }
         }
         // x86 has these calls twice: on their own, and as the first argument of a call that bundles them. The other
         // arguments are in memory then, where no filter can look.
         if self.abi == Abi::X86
-            && rule.tests.is_empty()
+            && rule.cases.iter().all(Vec::is_empty)
             && rule.action != default
             && let Some((bundle, which)) = bundled(name)
             && let Some(number) = number(bundle, self.abi)

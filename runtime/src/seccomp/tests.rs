@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use libc::{sock_filter, sock_filter as Instruction};
-use oci_spec::runtime::{Capability, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompOperator as Operator};
+use oci_spec::runtime::{
+    Capability, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompOperator as Operator,
+};
 
 use super::rules::{Abi, NATIVE, X32_BIT, number};
 use super::table::TABLE;
@@ -127,6 +129,16 @@ fn a_rule_without_arguments_decides_over_those_with() {
         {"names":["kill"],"action":"SCMP_ACT_ALLOW"},
         {"names":["kill"],"action":"SCMP_ACT_LOG"}]}"#;
     assert_eq!(decide(json, Call::new(NATIVE, "kill", [1, 0, 0, 0, 0, 0])), ALLOW);
+}
+
+#[test]
+fn two_tests_of_one_argument_are_two_rules() {
+    let json = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[
+        {"names":["socket"],"action":"SCMP_ACT_ERRNO","args":[
+            {"index":0,"value":38,"op":"SCMP_CMP_EQ"},{"index":0,"value":40,"op":"SCMP_CMP_EQ"}]}]}"#;
+    for (family, verdict) in [(38, EPERM), (39, ALLOW), (40, EPERM)] {
+        assert_eq!(decide(json, Call::new(NATIVE, "socket", [family, 0, 0, 0, 0, 0])), verdict, "{family}");
+    }
 }
 
 #[test]
@@ -271,19 +283,22 @@ fn model(profile: &LinuxSeccomp, abi: Abi, name: &str, args: [u64; 6]) -> u32 {
         return value(entry.action());
     }
     let narrow = |value: u64| if abi == Abi::X86 { value & 0xffff_ffff } else { value };
+    let passes = |arg: &LinuxSeccompArg| {
+        let (given, wanted) = (narrow(args[arg.index()]), narrow(arg.value()));
+        match arg.op() {
+            Operator::ScmpCmpNe => given != wanted,
+            Operator::ScmpCmpLt => given < wanted,
+            Operator::ScmpCmpLe => given <= wanted,
+            Operator::ScmpCmpEq => given == wanted,
+            Operator::ScmpCmpGe => given >= wanted,
+            Operator::ScmpCmpGt => given > wanted,
+            Operator::ScmpCmpMaskedEq => given & wanted == narrow(arg.value_two().unwrap_or(0)),
+        }
+    };
     let matching = effective().find(|entry| {
-        entry.args().iter().flatten().all(|arg| {
-            let (given, wanted) = (narrow(args[arg.index()]), narrow(arg.value()));
-            match arg.op() {
-                Operator::ScmpCmpNe => given != wanted,
-                Operator::ScmpCmpLt => given < wanted,
-                Operator::ScmpCmpLe => given <= wanted,
-                Operator::ScmpCmpEq => given == wanted,
-                Operator::ScmpCmpGe => given >= wanted,
-                Operator::ScmpCmpGt => given > wanted,
-                Operator::ScmpCmpMaskedEq => given & wanted == narrow(arg.value_two().unwrap_or(0)),
-            }
-        })
+        let tests = entry.args().as_deref().unwrap_or_default();
+        let indices: HashSet<usize> = tests.iter().map(LinuxSeccompArg::index).collect();
+        if indices.len() < tests.len() { tests.iter().any(passes) } else { tests.iter().all(passes) }
     });
     if let Some(entry) = matching {
         return value(entry.action());

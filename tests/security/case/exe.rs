@@ -1,0 +1,84 @@
+//! Case 01: the runtime's binary, executed inside of a container, must not be writable from there.
+//!
+//! The runtime under attack is a copy, so that a success harms nobody.
+
+use crate::scene::{Outcome, Runtime, Scene, unless};
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+/// How many times the runtime comes by.
+const VISITS: usize = 12;
+
+/// A container whose process waits for the runtime with every capability that helps, and the copy's bytes.
+fn trap(title: &str, runtime: &Runtime) -> Result<(Scene, Vec<u8>), String> {
+    let mut scene = Scene::new(title, runtime)?;
+    let copy = scene.house.path("runtime-under-attack");
+    let bytes = fs::read(&runtime.program).map_err(|e| format!("read the runtime: {e}"))?;
+    fs::write(&copy, &bytes).map_err(|e| format!("copy the runtime: {e}"))?;
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).map_err(|e| format!("copy the runtime: {e}"))?;
+    scene.runtime.program = copy;
+    scene.add_capabilities(&["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"]);
+    Ok((scene, bytes))
+}
+
+/// The attacker, put into the container.
+fn attacker(scene: &Scene) -> Result<Child, String> {
+    let mut command = scene.command(&["exec", &scene.id, "/attack", "overwrite", "4"])?;
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let child = child.map_err(|e| format!("start the attacker: {e}"))?;
+    // It needs a moment to be there; whether it is early or late, what it finds is judged by the binary alone.
+    std::thread::sleep(Duration::from_millis(300));
+    Ok(child)
+}
+
+fn judge(scene: &Scene, bytes: &[u8]) -> Outcome {
+    let now = fs::read(&scene.runtime.program).map_err(|e| format!("read the copy: {e}"))?;
+    let verdict = unless((now != bytes).then(|| "the binary has changed".to_owned()));
+    // A changed binary runs nothing any more, and the container is to be deleted.
+    fs::remove_file(&scene.runtime.program).map_err(|e| format!("remove the copy: {e}"))?;
+    fs::write(&scene.runtime.program, bytes).map_err(|e| format!("restore the copy: {e}"))?;
+    fs::set_permissions(&scene.runtime.program, fs::Permissions::from_mode(0o755)).map_err(|e| format!("{e}"))?;
+    Ok(verdict)
+}
+
+/// exec of `/proc/self/exe`, which names the runtime for as long as nothing else was executed.
+pub(super) fn by_exec(runtime: &Runtime) -> Outcome {
+    let (mut scene, bytes) = trap("01-exec", runtime)?;
+    scene.sleeping()?;
+    let mut attacker = attacker(&scene)?;
+    for _ in 0..VISITS {
+        // The runtime shows up: as itself while it enters, and as what it is made to execute.
+        let _ = scene.exec(&["/proc/self/exe", "--help"])?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let _ = attacker.wait();
+    judge(&scene, &bytes)
+}
+
+/// A second container in the attacker's PID namespace, whose program is the runtime.
+pub(super) fn by_run(runtime: &Runtime) -> Outcome {
+    let (mut scene, bytes) = trap("01-run", runtime)?;
+    scene.sleeping()?;
+    let pid = scene.pid()?;
+    let mut attacker = attacker(&scene)?;
+    let (first, config) = (scene.id.clone(), scene.config.clone());
+    scene.id = format!("{first}-second");
+    scene.config["linux"]["cgroupsPath"] = json!(format!("/{first}-second"));
+    for space in scene.config["linux"]["namespaces"].as_array_mut().expect("a list") {
+        if space["type"] == "pid" {
+            space["path"] = json!(format!("/proc/{pid}/ns/pid"));
+        }
+    }
+    scene.args(&["/proc/self/exe", "--help"]);
+    for _ in 0..VISITS {
+        let _ = scene.run()?;
+        std::thread::sleep(Duration::from_millis(50));
+        scene.delete();
+    }
+    let _ = attacker.wait();
+    (scene.id, scene.config) = (first, config);
+    judge(&scene, &bytes)
+}
