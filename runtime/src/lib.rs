@@ -7,6 +7,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`mod@create`], [`mod@exec`], [`lifecycle`] | the story of each verb, top to bottom |
+//! | [`mod@update`] | other limits for a container that lives |
 //! | [`cli`] | every command and flag as one table |
 //! | [`spec`] | `config.json`: reading, checking, the path of what is wrong |
 //! | [`plan`] | DECIDE: specification and host to steps, printable |
@@ -43,6 +44,7 @@ pub mod state;
 pub mod status;
 pub mod sys;
 pub mod talk;
+pub mod update;
 mod userns;
 
 pub use create::{CreateRequest, Created, Options, Stdio, create, run};
@@ -51,3 +53,4 @@ pub use exec::{ExecRequest, exec};
 pub use lifecycle::{DEFAULT_ROOT, Snapshot, delete, kill, list, pause, process_of, ps, resume, start, state};
 pub use status::Status;
 pub use sys::Solo;
+pub use update::{UpdateRequest, update};

@@ -68,6 +68,8 @@ pub enum Op {
     Delete,
     /// List its processes.
     Ps,
+    /// Change its limits.
+    Update,
 }
 
 /// The transition table.
@@ -82,6 +84,7 @@ pub fn allow(op: Op, status: Status) -> Result<()> {
         | (Op::Pause, Status::Created | Status::Running)
         | (Op::Resume, Status::Paused)
         | (Op::Delete, Status::Creating | Status::Created | Status::Stopped)
+        | (Op::Update, Status::Created | Status::Running | Status::Paused)
         | (Op::Ps, _) => Ok(()),
         (op, status) => Err(Error::new(Kind::WrongState, format!("cannot {op} a {status} container"))),
     }
@@ -109,6 +112,7 @@ impl fmt::Display for Op {
             Op::Resume => "resume",
             Op::Delete => "delete",
             Op::Ps => "list the processes of",
+            Op::Update => "update",
         })
     }
 }
@@ -142,6 +146,7 @@ mod tests {
             (Op::Resume, "___x_"),
             (Op::Delete, "xx__x"),
             (Op::Ps, "xxxxx"),
+            (Op::Update, "_xxx_"),
         ];
         for (op, row) in table {
             let allowed: String = all.iter().map(|status| if allow(op, *status).is_ok() { 'x' } else { '_' }).collect();

@@ -64,9 +64,10 @@ struct Source {
 fn sources() -> Vec<Source> {
     let root = repository();
     let mut found = Vec::new();
-    let mut queue: Vec<PathBuf> = ["src", "runtime", "images", "cri", "kubelet", "control-plane", "tests", "examples", "fuzz"]
-        .map(|d| root.join(d))
-        .into();
+    let mut queue: Vec<PathBuf> =
+        ["src", "runtime", "images", "cri", "kubelet", "control-plane", "tests", "examples", "fuzz"]
+            .map(|d| root.join(d))
+            .into();
     while let Some(dir) = queue.pop() {
         let Ok(entries) = fs::read_dir(&dir) else { continue };
         for path in entries.flatten().map(|e| e.path()) {

@@ -21,6 +21,22 @@ use crate::sys::bpf;
 /// Files that were written, and the lines that bring back what each said before.
 type Journal = Vec<(PathBuf, Vec<String>)>;
 
+/// Limits that were changed, with what brings back those from before.
+#[derive(Debug, Default)]
+pub struct Changed {
+    journal: Journal,
+}
+
+impl Changed {
+    /// Puts the old values back because of `why`, which is returned: with what could not be put back, if anything.
+    pub fn undo(self, why: Error) -> Error {
+        match put_back(&self.journal) {
+            Ok(()) => why,
+            Err(also) => why.within(format!("the limits from before are not all in force again ({also})")),
+        }
+    }
+}
+
 impl Cgroup {
     /// Gives the cgroup its limits; what `resources` leaves out stays as it is.
     ///
@@ -39,12 +55,12 @@ impl Cgroup {
     ///
     /// # Errors
     /// As [`Cgroup::apply`]; the sentence also says what could not be put back.
-    pub fn change(&self, resources: &LinuxResources) -> Result<()> {
-        let mut journal = Journal::new();
-        self.put_all(resources, Some(&mut journal)).map_err(|why| match put_back(&journal) {
-            Ok(()) => why,
-            Err(also) => why.within(format!("the limits from before are not all in force again ({also})")),
-        })
+    pub fn change(&self, resources: &LinuxResources) -> Result<Changed> {
+        let mut changed = Changed::default();
+        match self.put_all(resources, Some(&mut changed.journal)) {
+            Ok(()) => Ok(changed),
+            Err(why) => Err(changed.undo(why)),
+        }
     }
 
     fn put_all(&self, resources: &LinuxResources, mut journal: Option<&mut Journal>) -> Result<()> {

@@ -33,6 +33,7 @@ mod golden;
 #[cfg(test)]
 mod host;
 mod layout;
+mod merge;
 mod oom;
 mod place;
 pub mod resources;
@@ -43,9 +44,11 @@ mod usage;
 mod v1;
 mod v2;
 
+pub use apply::Changed;
 pub use below::Below;
 pub use controller::{Controller, Version};
 pub use layout::{Hierarchy, Layout, below_mount};
+pub use merge::{merged, needed};
 pub use oom::OomWatch;
 pub use place::Trees;
 pub use tree::{Cgroup, Doors, is_forbidden};

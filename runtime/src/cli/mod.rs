@@ -17,6 +17,7 @@ mod pending;
 mod relay;
 mod root;
 mod table;
+mod update;
 mod values;
 
 use std::ffi::OsString;

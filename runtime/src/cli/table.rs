@@ -2,7 +2,7 @@
 
 use super::flags::{self, Flag};
 use super::parse::Call;
-use super::{documents, exec, inspect, lifecycle, pending};
+use super::{documents, exec, inspect, lifecycle, pending, update};
 use crate::error::Result;
 
 /// The name of the binary, as it stands in every text.
@@ -152,7 +152,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         flags: &[flags::UPDATE],
         more: &["Changes the limits of a container that exists. What no flag names stays."],
-        ..command("update", "ID", "change the limits of a container", pending::update)
+        ..command("update", "ID", "change the limits of a container", update::update)
     },
     Command {
         flags: &[flags::CHECKPOINT],

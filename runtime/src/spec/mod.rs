@@ -2,6 +2,7 @@
 
 mod beside;
 mod locate;
+mod resources;
 mod template;
 mod validate;
 
@@ -12,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Context, Error, Kind, Result};
 
+pub use resources::load_resources;
 pub use template::TEMPLATE;
 pub(crate) use validate::is_joined;
 pub use validate::{check, check_process};
@@ -37,7 +39,8 @@ pub fn load(bundle: &Path) -> Result<Spec> {
 /// As [`load`].
 pub fn load_file(path: &Path, notes: &mut Vec<String>) -> Result<Spec> {
     let text = read_bounded(path)?;
-    let spec: Spec = parse_noting(&text, notes).context(|| format!("read {}", path.display()))?;
+    let mut spec: Spec = parse_noting(&text, notes).context(|| format!("read {}", path.display()))?;
+    resources::settle_spec(&mut spec, &text);
     check(&spec).context(|| format!("check {}", path.display()))?;
     Ok(spec)
 }

@@ -14,3 +14,4 @@ mod isolation;
 mod lifecycle;
 mod limits;
 mod mounts;
+mod update;
