@@ -152,6 +152,9 @@ pub fn is_read_only(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(stat.f_flag & libc::ST_RDONLY != 0)
 }
 
+/// linux/statfs.h; the libc crate has it for glibc alone.
+const ST_RELATIME: libc::c_ulong = 0x1000;
+
 /// fstatvfs(3): the attributes of the mount that `fd` lies on, as `MOUNT_ATTR_*`. Those of its super block are mixed in
 /// by the kernel (read-only).
 pub fn mount_attributes(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
@@ -172,7 +175,7 @@ pub fn mount_attributes(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
     ];
     let found = table.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |all, (_, attribute)| all | attribute);
     // No kind of access times at all is the strict one.
-    let strict = flags & (libc::ST_NOATIME | libc::ST_RELATIME) == 0;
+    let strict = flags & (libc::ST_NOATIME | ST_RELATIME) == 0;
     Ok(found | if strict { attr::STRICTATIME } else { 0 })
 }
 

@@ -11,6 +11,7 @@ pub mod bpf;
 pub mod clone;
 pub mod copy;
 pub mod fs;
+pub mod heap;
 pub mod keep;
 pub mod mount;
 pub mod net;
