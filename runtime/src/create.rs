@@ -16,7 +16,7 @@ use crate::status::Status;
 use crate::sys::clone::{self, Exit, Reap, flags};
 use crate::sys::{Solo, process};
 use crate::talk::{End, Word};
-use crate::{clock, hooks, labels, lifecycle, seccomp, spec, state, userns};
+use crate::{clock, hooks, labels, lifecycle, seccomp, spec, state, trace, userns};
 
 /// What a new container is to be made of.
 #[derive(Debug)]
@@ -196,6 +196,7 @@ fn build(
     refuse_used(&cgroup)?;
     let mut facts = facts(request, spec, bundle, &cgroup, unit);
     home.record(&facts)?;
+    trace::say(|| format!("state of {} is in {}", request.id, home.path().display()));
     let filter = compile(spec)?;
     if let Some(filter) = &filter {
         home.record_filter(filter)?;
@@ -212,6 +213,7 @@ fn build(
         facts.cgroup_trees = cgroup.trees().cloned();
         home.record(&facts)?;
     }
+    trace::say(|| format!("cgroup {} is made and limited", cgroup.path().display()));
     let host = Host { labels: labels::seen(spec.process().as_ref(), spec.linux().as_ref()), ..host(&cgroup)? };
     let host = Host { keyring: format!("_ses.{}", request.id), ..host };
     let mut plan = plan::create(spec, bundle, &host, filter, wishes)?;
@@ -340,7 +342,8 @@ fn facts(request: &CreateRequest<'_>, spec: &Spec, bundle: &Path, cgroup: &Cgrou
     }
 }
 
-fn compile(spec: &Spec) -> Result<Option<Filter>> {
+/// The seccomp filter of a configuration.
+pub(crate) fn compile(spec: &Spec) -> Result<Option<Filter>> {
     let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else {
         return Ok(None);
     };

@@ -13,6 +13,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::state::Facts;
 use crate::status::Status;
 use crate::sys::clone;
+use crate::trace;
 
 /// How much of a failed hook's standard error is shown.
 const SHOWN: u64 = 2048;
@@ -55,6 +56,7 @@ pub(crate) fn told(facts: &Facts, status: Status, pid: i32) -> Result<Vec<u8>> {
 /// `System`, with what the hook wrote to standard error.
 pub(crate) fn run(kind: &str, hooks: &[Hook], state: &[u8]) -> Result<()> {
     for (at, hook) in hooks.iter().enumerate() {
+        trace::say(|| format!("run hook hooks.{kind}[{at}] {}", hook.path().display()));
         one(hook, state).context(|| format!("hooks.{kind}[{at}] {}", hook.path().display()))?;
     }
     Ok(())

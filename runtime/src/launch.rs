@@ -11,7 +11,7 @@ use crate::plan::{Around, Open, Plan, Step, namespace_names};
 use crate::sys::clone::{self, Reap, Side, flags};
 use crate::sys::{Errno, Solo, fs, process};
 use crate::talk::{self, End, Word};
-use crate::userns;
+use crate::{trace, userns};
 
 const PROC_MAGIC: i64 = 0x9fa0;
 
@@ -103,6 +103,7 @@ pub(crate) fn launch(
     // What enters a PID namespace that others live in is born undumpable: with CAP_SYS_PTRACE they could otherwise take
     // descriptors out of it before it comes to hide itself (CVE-2016-9962).
     let hides = matches!(plan.steps.first(), Some(Step::Hide));
+    plan.steps.iter().enumerate().for_each(|(at, step)| trace::say(|| format!("planned step {at}: {step}")));
     let mut restore = Vec::new();
     let stood = stand_around(&plan, &ground, &mut restore);
     let side = match stood {
@@ -116,6 +117,7 @@ pub(crate) fn launch(
     let restored = restore.iter().try_for_each(|(of, fd): &(u64, OwnedFd)| clone::setns(fd.as_fd(), *of));
     let Side::Parent(pid, pidfd) = side? else { process::leave(1) };
     let launched = Launched { pid, pidfd, talk: ours };
+    trace::say(|| format!("cloned process {pid} into new namespaces: {}", namespace_names(plan.cloned)));
     if let Err(errno) = restored {
         let _ = clone::pidfd_send_signal(launched.pidfd.as_fd(), libc::SIGKILL);
         let _ = clone::wait(launched.pidfd.as_fd(), Reap::Yes);
@@ -252,7 +254,11 @@ pub(crate) struct Heard {
 pub(crate) fn listen(talk: &End, words: &Words, mut hooks: impl FnMut() -> Result<()>) -> Result<Heard> {
     let mut heard = Heard::default();
     loop {
-        match talk.hear().context(|| "hear from the container's first process")? {
+        let said = talk.hear().context(|| "hear from the container's first process")?;
+        trace::say(|| {
+            said.as_ref().map_or("the child has closed".into(), |(word, _)| format!("the child says {word:?}"))
+        });
+        match said {
             None | Some((Word::Ready, _)) => return Ok(heard),
             Some((Word::Console, fd)) => heard.console = fd,
             Some((Word::Warned(step, errno), _)) => heard.warnings.push(words.warn(step, errno)),

@@ -12,6 +12,7 @@
 //! | [`spec`] | `config.json`: reading, checking, the path of what is wrong |
 //! | [`plan`] | DECIDE: specification and host to steps, printable |
 //! | [`init`] | DO, after the clone: a loop over the steps |
+//! | [`trace`] | what is being done, step by step, for `--debug` |
 //! | [`talk`] | what parent and child say to each other, with a diagram |
 //! | [`mod@state`], [`status`] | facts on disk; the status that follows from them, and what it allows |
 //! | [`root`] | the only way to open a path inside of a rootfs |
@@ -44,6 +45,7 @@ pub mod state;
 pub mod status;
 pub mod sys;
 pub mod talk;
+pub mod trace;
 pub mod update;
 mod userns;
 

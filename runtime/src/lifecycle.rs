@@ -145,6 +145,7 @@ fn signal_init(init: Init, signal: i32) -> Result<bool> {
     if started(init.pid) != Some(init.start) {
         return Ok(false);
     }
+    crate::trace::say(|| format!("send signal {signal} to process {}", init.pid));
     match clone::pidfd_send_signal(pidfd.as_fd(), signal) {
         Err(errno) if gone(&errno) => Ok(false),
         sent => sent.map(|()| true).context(|| format!("send signal {signal} to process {}", init.pid)),
@@ -190,6 +191,7 @@ pub(crate) fn destroy(home: Home, patience: Duration) -> Result<()> {
     let killed = cgroup.kill_all();
     let stopped = facts.unit.as_ref().map_or(Ok(()), |unit| unit.stop(&facts.cgroup));
     let deleted = cgroup.delete(patience);
+    crate::trace::say(|| format!("removed cgroup {}", cgroup.path().display()));
     killed.and(deleted)?;
     // A cgroup without a process is a scope that systemd ends by itself: what counts is that nothing is left.
     drop(stopped);

@@ -15,11 +15,6 @@ pub(super) fn exec(call: &Call) -> Result<i32> {
     let alone = Solo::prove()?;
     seal::protect(&alone)?;
     let root = call.root();
-    for flag in ["apparmor", "process-label"] {
-        if call.has(flag) {
-            return Err(Error::new(Kind::Unsupported, format!("--{flag}: not supported yet")));
-        }
-    }
     let process = match call.path("process") {
         Some(path) => spec::load_process(path)?,
         None => from_flags(call, lifecycle::process_of(&root, call.id()?)?)?,

@@ -1,4 +1,4 @@
-//! state, list, ps, spec, features: what can be asked.
+//! state, list, ps, spec: what can be asked.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -11,8 +11,9 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::lifecycle::{self, Snapshot};
 use crate::spec;
 
+/// As runc prints it: the owner is there, and known to `list` only.
 pub(super) fn state(call: &Call) -> Result<i32> {
-    print_json(&lifecycle::state(&call.root(), call.id()?)?)
+    print_json(&Row { snapshot: lifecycle::state(&call.root(), call.id()?)?, owner: String::new() })
 }
 
 fn print_json(value: &impl Serialize) -> Result<i32> {
@@ -22,7 +23,7 @@ fn print_json(value: &impl Serialize) -> Result<i32> {
     Ok(0)
 }
 
-/// A container as `list --format json` shows it: the state, and its owner.
+/// A container as `state` and `list --format json` show it: the state, and its owner.
 #[derive(Serialize)]
 struct Row {
     #[serde(flatten)]
@@ -161,39 +162,4 @@ fn rootless() -> Result<String> {
         }
     }
     serde_json::to_string_pretty(&spec).map_err(wrong)
-}
-
-/// Runtime-spec, features.md.
-pub(super) fn features(_call: &Call) -> Result<i32> {
-    let capabilities: Vec<String> = {
-        let mut all: Vec<_> = caps::all().into_iter().collect();
-        all.sort_by_key(caps::Capability::index);
-        all.iter().map(ToString::to_string).collect()
-    };
-    print_json(&json!({
-        "ociVersionMin": "1.0.0",
-        "ociVersionMax": spec::VERSION,
-        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
-        "mountOptions": crate::plan::option_words(),
-        "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
-            "capabilities": capabilities,
-            "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true },
-            "seccomp": {
-                "enabled": true,
-                "actions": [
-                    "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS",
-                    "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"
-                ],
-                "operators": [
-                    "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT",
-                    "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"
-                ]
-            },
-            "apparmor": { "enabled": false },
-            "selinux": { "enabled": false },
-            "intelRdt": { "enabled": false },
-            "mountExtensions": { "idmap": { "enabled": true } }
-        }
-    }))
 }

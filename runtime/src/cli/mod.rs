@@ -6,6 +6,7 @@
 mod complete;
 mod documents;
 mod exec;
+mod features;
 mod flags;
 mod help;
 mod inspect;
@@ -22,8 +23,6 @@ mod values;
 
 use std::ffi::OsString;
 
-use crate::error::Kind;
-
 /// Runs the command line; returns the exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
     let call = match parse::parse(args) {
@@ -37,17 +36,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
             return refusal.code;
         }
     };
+    log::steps(&call);
     match (call.command.run)(&call) {
         Ok(code) => code,
         Err(error) => {
             log::error(&call.given, &error.to_string());
-            // runc's exec ends with 255 on its own failures, so that they differ from the program's.
-            match (call.command.name, error.kind()) {
-                ("exec", Kind::Program) if error.errno().is_some_and(|errno| errno.raw() == libc::ENOENT) => 127,
-                ("exec", Kind::Program) => 126,
-                ("exec", _) => 255,
-                _ => 1,
-            }
+            // runc's exec ends with 255 on every failure of its own, so that they differ from the program's.
+            if call.command.name == "exec" { 255 } else { 1 }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::flags::{self, Flag};
 use super::parse::Call;
-use super::{documents, exec, inspect, lifecycle, pending, update};
+use super::{documents, exec, features, inspect, lifecycle, pending, update};
 use crate::error::Result;
 
 /// The name of the binary, as it stands in every text.
@@ -99,8 +99,7 @@ pub(super) const COMMANDS: &[Command] = &[
         more: &[
             "What is not given by flags is taken from the process of the container's config.json. Flags stand before \
              ID; what follows it belongs to the program.",
-            "Exits as the program did; 127 where it is not there, 126 where it cannot be executed, 255 where anything \
-             else went wrong before.",
+            "Exits as the program did, or with 255 where it could not be executed.",
         ],
         ..command("exec", "ID PROGRAM [ARGUMENT...]", "run another program in a container", exec::exec)
     },
@@ -178,7 +177,7 @@ pub(super) const COMMANDS: &[Command] = &[
         arguments: (0, 0),
         first: First::Free,
         more: &["Prints JSON as the runtime-spec's features.md describes it."],
-        ..command("features", "", "print what this runtime can do", inspect::features)
+        ..command("features", "", "print what this runtime can do", features::features)
     },
     Command {
         arguments: (0, usize::MAX),

@@ -48,6 +48,11 @@ const FLAGS: &[(LinuxSeccompFilterFlag, u32)] = &[
     (LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv, 32),
 ];
 
+/// The kernel's bit for a flag of a profile.
+pub fn flag_bit(flag: LinuxSeccompFilterFlag) -> Option<u32> {
+    FLAGS.iter().find(|(known, _)| *known == flag).map(|(_, bit)| *bit)
+}
+
 /// Compiles a profile for the machine that this runs on.
 ///
 /// As libseccomp and runc do it: names that no architecture knows are passed over; the native architecture is always

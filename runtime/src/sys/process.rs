@@ -373,6 +373,17 @@ pub fn install_filter(program: &[libc::sock_filter], flags: u32) -> Result<(), E
     check(unsafe { libc::syscall(libc::SYS_seccomp, 1, flags, &raw const program) }).map(drop)
 }
 
+/// Whether the kernel knows a flag of `SECCOMP_SET_MODE_FILTER`: with a filter at no address a known one fails with
+/// EFAULT, an unknown one with EINVAL (seccomp(2)). Installs nothing.
+pub fn knows_filter_flag(flag: u32) -> bool {
+    // Waiting killably is for listeners only.
+    let listener = if flag == 32 { 8 } else { 0 };
+    let null: *const libc::sock_fprog = std::ptr::null();
+    // SAFETY: the kernel refuses the null pointer before it reads anything, and writes nothing.
+    let ret = unsafe { libc::syscall(libc::SYS_seccomp, 1, flag | listener, null) };
+    check(ret).is_err_and(|errno| errno.raw() == libc::EFAULT)
+}
+
 /// chdir(2).
 pub fn chdir(path: &CStr) -> Result<(), Errno> {
     // SAFETY: `path` is a C string that outlives the call.

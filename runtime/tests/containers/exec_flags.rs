@@ -58,7 +58,7 @@ fn a_pidfd_socket_without_a_listener_ends_the_creation() {
     let said = house.call(&["create", "--pidfd-socket", "/nowhere/sock", "c"]);
     assert_eq!(said.code, 1);
     let what = "create c: connect to the pidfd socket /nowhere/sock: No such file or directory (ENOENT)";
-    assert_eq!(said.err, format!("gantry-runtime: {what}\n"));
+    assert_eq!(said.err, format!("gantry-runtime: error: {what}\n"));
 }
 
 /// Makes a cgroup below each of the house's, and removes it again.

@@ -19,8 +19,11 @@ fn the_whole_road() {
     assert!(house.ok(&["exec", "c", "cat", "/proc/self/cgroup"]).contains(":/\n"), "exec before start works");
     house.ok(&["start", "c"]);
     assert_eq!(house.status(), "running");
-    assert_eq!(house.call(&["start", "c"]).err, "gantry-runtime: start c: cannot start a running container\n");
-    assert_eq!(house.call(&["delete", "c"]).err, "gantry-runtime: delete c: cannot delete a running container\n");
+    assert_eq!(house.call(&["start", "c"]).err, "gantry-runtime: error: start c: cannot start a running container\n");
+    assert_eq!(
+        house.call(&["delete", "c"]).err,
+        "gantry-runtime: error: delete c: cannot delete a running container\n"
+    );
     house.ok(&["pause", "c"]);
     assert_eq!(house.status(), "paused");
     house.ok(&["resume", "c"]);
@@ -37,7 +40,7 @@ fn the_whole_road() {
     assert_eq!(house.pid(), 0);
     assert!(house.call(&["kill", "c"]).err.contains("cannot kill a stopped container"));
     house.ok(&["delete", "c"]);
-    assert_eq!(house.call(&["state", "c"]).err, "gantry-runtime: state of c: container c does not exist\n");
+    assert_eq!(house.call(&["state", "c"]).err, "gantry-runtime: error: state of c: container c does not exist\n");
     assert_eq!(house.call(&["delete", "c"]).code, 1);
     assert_eq!(house.call(&["delete", "--force", "c"]).code, 0);
 }
@@ -71,7 +74,7 @@ fn exit_codes_of_exec() {
     house.sleeping();
     assert_eq!(house.call(&["exec", "c", "sh", "-c", "exit 7"]).code, 7);
     assert_eq!(house.call(&["exec", "c", "sh", "-c", "kill -9 $$"]).code, 137);
-    assert_eq!(house.call(&["exec", "c", "nothing-there"]).code, 127);
+    assert_eq!(house.call(&["exec", "c", "nothing-there"]).code, 255, "as runc, unlike a shell");
     assert_eq!(house.call(&["exec", "nobody", "true"]).code, 255);
     house.ok(&["delete", "--force", "c"]);
 }
@@ -249,9 +252,39 @@ fn a_create_that_is_killed_in_a_hook_is_visible_and_deletable() {
 fn a_failed_create_leaves_nothing_and_names_the_step() {
     let mut house = house!("failed");
     house.push("/mounts", json!({ "destination": "/x", "type": "nosuchfs", "source": "x" }));
-    assert_eq!(house.create().err, "gantry-runtime: create c: mount nosuchfs on /x: No such device (ENODEV)\n");
+    assert_eq!(house.create().err, "gantry-runtime: error: create c: mount nosuchfs on /x: No such device (ENODEV)\n");
     house.set("/process/args", json!([]));
     assert!(house.create().err.contains("config.json: process.args: must not be empty"));
+}
+
+#[test]
+fn debug_tells_the_steps_to_the_log_or_to_people() {
+    let house = house!("debug");
+    let log = house.dir.join("log.json");
+    house.write_config();
+    let mut command = house.command(&["--debug", "--log-format", "json", "--log"]);
+    let said = said(command.arg(&log).args(["run", "c"]).output().unwrap());
+    assert_eq!((said.code, &*said.err), (0, ""));
+    let text = fs::read_to_string(&log).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.iter().all(|line| line["level"] == "debug" && line["time"].is_string()), "{text}");
+    let told: Vec<&str> = lines.iter().map(|line| line["msg"].as_str().unwrap()).collect();
+    let at =
+        |start: &str| told.iter().position(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}: {text}"));
+    assert!(at("state of c is in") < at("planned step 0: ") && at("planned step 0: ") < at("cloned process"), "{text}");
+    assert!(at("cloned process") < at("the child has closed") && at("the child has closed") < at("removed cgroup"));
+    let said = house.call(&["--debug", "run", "c"]);
+    assert!(said.code == 0 && said.err.contains("gantry-runtime: debug: cloned process"), "{said:?}");
+}
+
+#[test]
+fn a_wrong_command_line_goes_to_the_log_too() {
+    let house = house!("usage-log");
+    let log = house.dir.join("log.json");
+    let mut command = house.command(&["--log-format=json", "--log"]);
+    assert_eq!(said(command.arg(&log).args(["create", "--frob"]).output().unwrap()).code, 1);
+    let line: Value = serde_json::from_str(fs::read_to_string(&log).unwrap().trim()).unwrap();
+    assert_eq!(line["msg"], "unknown flag --frob of create; gantry-runtime create --help lists them");
 }
 
 #[test]

@@ -9,7 +9,8 @@ use super::properties::{INFINITY, Property, property};
 use super::wire::Value;
 use crate::error::{Error, Kind, Result};
 
-const PREFIX: &str = "org.systemd.property.";
+/// What the names of annotations for systemd start with.
+pub const PREFIX: &str = "org.systemd.property.";
 
 /// How deep values may be nested.
 const DEPTH: usize = 16;

@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxResources, Spec};
 
+pub use self::annotation::PREFIX as ANNOTATION_PREFIX;
 use self::bus::{Bus, PATIENCE, Place, Refusal};
 pub use self::name::{Owner, Unit};
 use self::properties::{About, Property, property};
