@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bundle;
+pub mod enclosure;
 pub mod house;
 pub mod image;
 pub mod node;
