@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`mod@create`], [`mod@exec`], [`lifecycle`] | the story of each verb, top to bottom |
 //! | [`mod@update`] | other limits for a container that lives |
+//! | [`mod@stats`] | statistics and events, in the words of `runc events` |
 //! | [`cli`] | every command and flag as one table |
 //! | [`spec`] | `config.json`: reading, checking, the path of what is wrong |
 //! | [`plan`] | DECIDE: specification and host to steps, printable |
@@ -42,6 +43,7 @@ pub mod seal;
 pub mod seccomp;
 pub mod spec;
 pub mod state;
+pub mod stats;
 pub mod status;
 pub mod sys;
 pub mod talk;
@@ -53,6 +55,7 @@ pub use create::{CreateRequest, Created, Options, Stdio, create, run};
 pub use error::{Error, Kind, Result};
 pub use exec::{ExecRequest, exec};
 pub use lifecycle::{DEFAULT_ROOT, Snapshot, delete, kill, list, pause, process_of, ps, resume, start, state};
+pub use stats::stats;
 pub use status::Status;
 pub use sys::Solo;
 pub use update::{UpdateRequest, update};

@@ -70,6 +70,8 @@ pub enum Op {
     Ps,
     /// Change its limits.
     Update,
+    /// Read its statistics.
+    Stats,
 }
 
 /// The transition table.
@@ -84,7 +86,7 @@ pub fn allow(op: Op, status: Status) -> Result<()> {
         | (Op::Pause, Status::Created | Status::Running)
         | (Op::Resume, Status::Paused)
         | (Op::Delete, Status::Creating | Status::Created | Status::Stopped)
-        | (Op::Update, Status::Created | Status::Running | Status::Paused)
+        | (Op::Update | Op::Stats, Status::Created | Status::Running | Status::Paused)
         | (Op::Ps, _) => Ok(()),
         (op, status) => Err(Error::new(Kind::WrongState, format!("cannot {op} a {status} container"))),
     }
@@ -113,6 +115,7 @@ impl fmt::Display for Op {
             Op::Delete => "delete",
             Op::Ps => "list the processes of",
             Op::Update => "update",
+            Op::Stats => "count the use of",
         })
     }
 }
@@ -147,6 +150,7 @@ mod tests {
             (Op::Delete, "xx__x"),
             (Op::Ps, "xxxxx"),
             (Op::Update, "_xxx_"),
+            (Op::Stats, "_xxx_"),
         ];
         for (op, row) in table {
             let allowed: String = all.iter().map(|status| if allow(op, *status).is_ok() { 'x' } else { '_' }).collect();

@@ -37,6 +37,7 @@ mod merge;
 mod oom;
 mod place;
 pub mod resources;
+mod stats;
 pub mod systemd;
 mod tree;
 mod undo;

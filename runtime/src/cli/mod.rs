@@ -5,6 +5,7 @@
 
 mod complete;
 mod documents;
+mod events;
 mod exec;
 mod features;
 mod flags;

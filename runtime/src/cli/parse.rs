@@ -108,13 +108,11 @@ impl Call {
     }
 
     /// The value of a flag as bytes; -1 stands for no limit.
-    #[allow(dead_code, reason = "for update")]
     pub(super) fn size(&self, name: &str) -> Result<Option<i64>> {
         self.read(name, values::size)
     }
 
     /// The value of a flag as a time.
-    #[allow(dead_code, reason = "for events")]
     pub(super) fn duration(&self, name: &str) -> Result<Option<Duration>> {
         self.read(name, values::duration)
     }

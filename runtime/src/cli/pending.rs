@@ -7,10 +7,6 @@ fn not_yet(call: &Call) -> Result<i32> {
     Err(Error::new(Kind::Unsupported, format!("{}: not supported yet", call.command.name)))
 }
 
-pub(super) fn events(call: &Call) -> Result<i32> {
-    not_yet(call)
-}
-
 pub(super) fn checkpoint(call: &Call) -> Result<i32> {
     not_yet(call)
 }

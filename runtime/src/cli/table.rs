@@ -2,7 +2,7 @@
 
 use super::flags::{self, Flag};
 use super::parse::Call;
-use super::{documents, exec, features, inspect, lifecycle, pending, update};
+use super::{documents, events, exec, features, inspect, lifecycle, pending, update};
 use crate::error::Result;
 
 /// The name of the binary, as it stands in every text.
@@ -146,7 +146,7 @@ pub(super) const COMMANDS: &[Command] = &[
         more: &[
             "Prints one line of JSON an event: statistics from time to time, and when the container ran out of memory.",
         ],
-        ..command("events", "ID", "print statistics and events of a container", pending::events)
+        ..command("events", "ID", "print statistics and events of a container", events::events)
     },
     Command {
         flags: &[flags::UPDATE],

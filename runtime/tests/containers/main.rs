@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot go on has failed")]
 
 mod beside;
+mod events;
 mod exec_flags;
 mod hostile;
 mod house;
