@@ -5,6 +5,9 @@
 //! (CVE-2019-16884, CVE-2021-30465, CVE-2024-45310 and the rest of that family). Nothing here allocates: all of it runs
 //! in the child between clone and exec.
 
+mod near;
+
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -85,46 +88,59 @@ pub enum Entry {
 
 /// The root of a container, by descriptor.
 #[derive(Debug)]
-pub struct RootDir(OwnedFd);
+pub struct RootDir {
+    dir: OwnedFd,
+    /// Device and inode, once somebody asked.
+    identity: Cell<Option<(u64, u64)>>,
+    near: RefCell<near::Near>,
+}
 
 impl RootDir {
     /// Takes a handle on the directory that is the root.
     pub fn new(dir: OwnedFd) -> RootDir {
-        RootDir(dir)
+        RootDir { dir, identity: Cell::new(None), near: RefCell::new(near::Near::nowhere()) }
     }
 
     /// Opens what is there, following symbolic links as the container itself would.
     pub fn open(&self, path: &CStr, flags: i32) -> Result<OwnedFd, Errno> {
-        fs::openat2(self.0.as_fd(), path, flags, 0, Resolve::InRoot)
+        fs::openat2(self.dir.as_fd(), path, flags, 0, Resolve::InRoot)
     }
 
     /// A handle (`O_PATH`) on what is at the place.
     pub fn find(&self, place: &Place) -> Result<OwnedFd, Errno> {
-        self.open(place.path(), libc::O_PATH)
+        self.find_near(place).unwrap_or_else(|| self.open(place.path(), libc::O_PATH))
     }
 
     /// A handle on the entry itself: refuses (`ELOOP`) a path with a symbolic link anywhere in it.
     pub fn find_plain(&self, place: &Place) -> Result<OwnedFd, Errno> {
-        fs::openat2(self.0.as_fd(), place.path(), libc::O_PATH, 0, Resolve::Plain)
+        let walk = || fs::openat2(self.dir.as_fd(), place.path(), libc::O_PATH, 0, Resolve::Plain);
+        self.find_near(place).unwrap_or_else(walk)
     }
 
     /// Whether a handle stands for the root itself.
     pub fn is(&self, handle: &OwnedFd) -> Result<bool, Errno> {
-        let (root, other) = (fs::fstat(self.0.as_fd())?, fs::fstat(handle.as_fd())?);
-        Ok((root.st_dev, root.st_ino) == (other.st_dev, other.st_ino))
+        let identity = |fd: BorrowedFd<'_>| fs::fstat(fd).map(|about| (about.st_dev, about.st_ino));
+        let root = match self.identity.get() {
+            Some(root) => root,
+            None => identity(self.dir.as_fd())?,
+        };
+        self.identity.set(Some(root));
+        Ok(root == identity(handle.as_fd())?)
     }
 
     /// A handle on what is at the place, made first where it is missing. Symbolic links that lead to nothing are
     /// followed, and what they lead to is made, always inside of the root.
     pub fn ensure(&self, place: &Place, entry: Entry) -> Result<OwnedFd, Errno> {
         match self.find(place) {
-            Err(errno) if errno.raw() == libc::ENOENT => self.make(place.path(), entry),
+            Err(errno) if errno.raw() == libc::ENOENT => {
+                self.make_near(place, entry).unwrap_or_else(|| self.make(place.path(), entry))
+            }
             done => done,
         }
     }
 
     /// The directory that the place is in, made where it is missing, and the name of the entry in it.
-    pub fn parent<'a>(&self, place: &'a Place) -> Result<(OwnedFd, &'a CStr), Errno> {
+    fn parent<'a>(&self, place: &'a Place) -> Result<(OwnedFd, &'a CStr), Errno> {
         let (parent, name) = place.split();
         match self.open(parent, libc::O_PATH | libc::O_DIRECTORY) {
             Ok(dir) => Ok((dir, name)),
@@ -150,7 +166,7 @@ impl RootDir {
                     return Err(Errno::from_raw(libc::ELOOP));
                 }
                 let flags = libc::O_PATH | libc::O_NOFOLLOW;
-                match fs::openat2(self.0.as_fd(), way.done(), flags, 0, Resolve::Plain) {
+                match fs::openat2(self.dir.as_fd(), way.done(), flags, 0, Resolve::Plain) {
                     Ok(found) if fs::fstat(found.as_fd())?.st_mode & libc::S_IFMT == libc::S_IFLNK => {
                         let mut target = [0; LONGEST];
                         way.turn(copy::read_link(found.as_fd(), c"", &mut target)?)?;
@@ -170,7 +186,7 @@ impl RootDir {
         let length = way.done().to_bytes().len() - name.to_bytes().len();
         above[..length].copy_from_slice(&way.done().to_bytes()[..length]);
         let above = if length == 0 { c"." } else { CStr::from_bytes_until_nul(&above).unwrap_or(c".") };
-        let dir = fs::openat2(self.0.as_fd(), above, libc::O_PATH | libc::O_DIRECTORY, 0, Resolve::Plain)?;
+        let dir = fs::openat2(self.dir.as_fd(), above, libc::O_PATH | libc::O_DIRECTORY, 0, Resolve::Plain)?;
         let made = match file {
             true => fs::mknodat(dir.as_fd(), name, libc::S_IFREG | 0o644, 0),
             false => fs::mkdirat(dir.as_fd(), name, 0o755),
@@ -271,13 +287,13 @@ impl Way {
 
 impl From<RootDir> for OwnedFd {
     fn from(root: RootDir) -> OwnedFd {
-        root.0
+        root.dir
     }
 }
 
 impl AsFd for RootDir {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.dir.as_fd()
     }
 }
 

@@ -23,10 +23,12 @@ pub(super) fn make(root: &RootDir, device: &Device) -> Result<(), Errno> {
     if device.bind {
         return bind(root, device);
     }
-    let (dir, name) = root.parent(&device.to)?;
-    match fs::mknodat(dir.as_fd(), name, device.mode, device.number) {
+    match root.within(&device.to, |dir, name| fs::mknodat(dir, name, device.mode, device.number)) {
         Ok(()) if device.owner == (0, 0) => Ok(()),
-        Ok(()) => fs::chown_entry(dir.as_fd(), name, Some(device.owner.0), Some(device.owner.1)),
+        Ok(()) => {
+            let (uid, gid) = device.owner;
+            root.within(&device.to, |dir, name| fs::chown_entry(dir, name, Some(uid), Some(gid)))
+        }
         Err(errno) if errno.raw() == libc::EPERM => bind(root, device),
         Err(errno) if errno.raw() == libc::EEXIST => already(root, device),
         Err(errno) => Err(errno),
@@ -62,8 +64,7 @@ fn bind(root: &RootDir, device: &Device) -> Result<(), Errno> {
 
 /// Makes a link; whatever is there already stays, as in a rootfs that was used before.
 pub(super) fn link(root: &RootDir, place: &Place, target: &CStr) -> Result<(), Errno> {
-    let (dir, name) = root.parent(place)?;
-    match fs::symlinkat(target, dir.as_fd(), name) {
+    match root.within(place, |dir, name| fs::symlinkat(target, dir, name)) {
         Err(errno) if errno.raw() == libc::EEXIST => Ok(()),
         done => done,
     }

@@ -124,6 +124,10 @@ impl From<Errno> for Trouble {
 impl Init<'_> {
     fn perform(&mut self, steps: &[Step], at: usize) -> Result<(), Trouble> {
         let Some(step) = steps.get(at) else { return Ok(()) };
+        let builds = matches!(step, Step::Mount(_) | Step::Directory(_) | Step::Device(_) | Step::Link(..));
+        if let (false, Some(root)) = (builds, &self.root) {
+            root.forget();
+        }
         match step {
             Step::Await(word) => Ok(self.hear(*word)?),
             Step::Say(word) => Ok(self.talk.say(*word)?),
@@ -146,9 +150,13 @@ impl Init<'_> {
             Step::Mount(mount) => {
                 let ground = self.ground;
                 mounts::mount(self.root()?, mount, ground)?;
+                self.root()?.attached(&mount.to);
             }
             Step::Directory(place) => drop(self.root()?.ensure(place, crate::root::Entry::Directory)?),
-            Step::Device(device) => devices::make(self.root()?, device)?,
+            Step::Device(device) => {
+                devices::make(self.root()?, device)?;
+                self.root()?.attached(&device.to);
+            }
             Step::Link(place, target) => devices::link(self.root()?, place, target)?,
             Step::Terminal(size) => self.open_terminal(*size)?,
             Step::Console(place) => self.mount_console(place)?,
