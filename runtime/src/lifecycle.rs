@@ -116,8 +116,13 @@ pub(crate) fn poststart(facts: &Facts, pid: i32) -> Result<()> {
 pub fn kill(root: &Path, id: &str, signal: i32, all: bool) -> Result<()> {
     let go = || -> Result<()> {
         let found = Found::in_home(Home::open(root, id)?)?;
-        if all {
-            return found.cgroup()?.signal_all(signal);
+        let cgroup = found.cgroup()?;
+        // Without a cgroup of its own (a user who may make none) the first process is all that is known.
+        if all && cgroup.exists() {
+            return if signal == libc::SIGKILL { cgroup.kill_all() } else { cgroup.signal_all(signal) };
+        }
+        if all && found.status == Status::Stopped {
+            return Ok(());
         }
         status::allow(Op::Kill, found.status)?;
         let stopped = || status::allow(Op::Kill, Status::Stopped);
@@ -127,10 +132,12 @@ pub fn kill(root: &Path, id: &str, signal: i32, all: bool) -> Result<()> {
             false => return stopped(),
         }
         let own_pids = found.facts.as_ref().is_some_and(|facts| facts.namespaces & flags::PID != 0);
-        if signal == libc::SIGKILL && !own_pids {
-            return found.cgroup()?.kill_all();
+        match found.status {
+            _ if signal == libc::SIGKILL && !own_pids => cgroup.kill_all(),
+            // On v1 not even that signal is taken by who is frozen.
+            Status::Paused if signal == libc::SIGKILL => cgroup.thaw(),
+            _ => Ok(()),
         }
-        Ok(())
     };
     go().context(|| format!("kill {id}"))
 }

@@ -13,6 +13,18 @@ use super::controller::{Controller, Version};
 use super::tree::{Cgroup, write_file};
 use crate::error::{Context, Error, Kind, Result};
 
+/// How long a freeze may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The same where one that does not come about does little harm.
+const BRIEF: Duration = Duration::from_millis(200);
+
+/// How often the processes of a cgroup that does not freeze are listed and killed.
+const KILL_ROUNDS: u32 = 10;
+
+/// v1: after how many tries to freeze everything may move for a moment.
+const THAW_EVERY: u32 = 50;
+
 impl Cgroup {
     /// Every process in the cgroup and in those that the container made below it, in no order; empty once it has gone.
     ///
@@ -27,24 +39,20 @@ impl Cgroup {
         Ok(pids)
     }
 
-    /// Sends `signal` to every process. Processes that come while it runs may be missed unless it is frozen; to be rid
-    /// of all of them use [`Cgroup::kill_all`].
+    /// Sends `signal` to every process, and to none twice: the cgroup stands still meanwhile, where it can be made to.
+    /// One that was frozen before stays so. To be rid of all of them use [`Cgroup::kill_all`].
     ///
     /// # Errors
     /// `System` for anything but a process that has gone meanwhile.
     pub fn signal_all(&self, signal: i32) -> Result<()> {
         let signal =
             Signal::try_from(signal).map_err(|_| Error::new(Kind::Invalid, format!("there is no signal {signal}")))?;
-        for pid in self.pids()? {
-            match kill(Pid::from_raw(pid), signal) {
-                Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
-                Err(errno) => return Err(Error::system(format!("signal process {pid}"), errno.into())),
-            }
-        }
-        Ok(())
+        let frozen = self.is_frozen().unwrap_or(true) || self.set_frozen(BRIEF).is_err();
+        let sent = self.pids().and_then(|pids| pids.into_iter().try_for_each(|pid| send(pid, signal)));
+        if !frozen { sent.and(self.thaw()) } else { sent }
     }
 
-    /// Kills every process with SIGKILL, forks in flight too, and thaws the cgroup so that they can die.
+    /// Kills every process with SIGKILL, forks in flight too, and thaws what is frozen so that they can die.
     ///
     /// `cgroup.kill` (v2, kernel 5.14; hybrids have it too) does it in one step; elsewhere the cgroup is frozen while
     /// the list is worked off, so that nothing can be born behind it. Does not wait: [`Cgroup::delete`] does.
@@ -59,25 +67,32 @@ impl Cgroup {
             }
         }
         // Whatever is in the v1 trees but never was in the v2 one (or on a kernel without cgroup.kill).
-        if !self.pids()?.is_empty() {
-            let frozen = self.set_frozen(true, Duration::from_millis(200));
-            let killed = self.signal_all(libc::SIGKILL);
-            let thawed = self.set_frozen(false, Duration::ZERO);
-            // A freezer that hangs must not keep the kill back: without it the list is worked off again below.
-            drop(frozen);
-            killed.and(thawed)?;
+        for _ in 0..KILL_ROUNDS {
+            let pids = self.pids()?;
+            if pids.is_empty() {
+                return Ok(());
+            }
+            // A freezer that hangs must not keep the kill back: then what was born meanwhile is found in the next round.
+            let still = self.set_frozen(BRIEF).is_ok();
+            let killed = self.pids()?.into_iter().try_for_each(|pid| send(pid, Signal::SIGKILL));
+            self.thaw_below()?;
+            killed?;
+            if still {
+                return Ok(());
+            }
         }
         Ok(())
     }
 
-    /// Stops every process, and waits until all stand still.
+    /// Stops every process, and waits until all stand still; bounded also where new ones keep coming.
     ///
     /// # Errors
-    /// `System`, if they do not within two seconds (the cgroup is thawed again then); `Unsupported` without a freezer.
+    /// `System`, if they do not within ten seconds (the cgroup is thawed again then, and a process that waits
+    /// uninterruptibly, for a disk, is named); `Unsupported` without a freezer.
     pub fn freeze(&self) -> Result<()> {
-        self.set_frozen(true, Duration::from_secs(2)).inspect_err(|_| {
+        self.set_frozen(PATIENCE).inspect_err(|_| {
             // The failure to freeze is what the caller needs to hear of.
-            let _ = self.set_frozen(false, Duration::ZERO);
+            let _ = self.thaw();
         })
     }
 
@@ -86,22 +101,24 @@ impl Cgroup {
     /// # Errors
     /// `System`, or `Unsupported` without a freezer.
     pub fn thaw(&self) -> Result<()> {
-        self.set_frozen(false, Duration::from_secs(2))
+        let (version, dir) = self.freezer()?;
+        match version {
+            Version::V1 => write_file(&dir.join("freezer.state"), "THAWED"),
+            Version::V2 => write_file(&dir.join("cgroup.freeze"), "0"),
+        }
     }
 
-    /// Whether it is frozen, or on its way.
+    /// Whether it is frozen itself, or on its way; one above it does not count.
     ///
     /// # Errors
     /// `System`, or `Unsupported` without a freezer.
     pub fn is_frozen(&self) -> Result<bool> {
         let (version, dir) = self.freezer()?;
-        let (file, on) = match version {
-            Version::V1 => ("freezer.state", "FRO"),
-            Version::V2 => ("cgroup.freeze", "1"),
+        let file = match version {
+            Version::V1 => "freezer.self_freezing",
+            Version::V2 => "cgroup.freeze",
         };
-        let text = read(&dir.join(file))?;
-        // v1: THAWED, FREEZING, FROZEN.
-        Ok(text.starts_with(on) || text.starts_with("FREEZING"))
+        Ok(read(&dir.join(file))?.starts_with('1'))
     }
 
     /// Whether any process is in it or below; `false` once it has gone.
@@ -120,29 +137,79 @@ impl Cgroup {
         }
     }
 
-    fn set_frozen(&self, frozen: bool, patience: Duration) -> Result<()> {
+    /// Thaws it and what the container has frozen below it: on v1 a frozen process cannot even be killed.
+    fn thaw_below(&self) -> Result<()> {
+        self.thaw()?;
+        match self.freezer()? {
+            (Version::V1, dir) => {
+                thaw_inner(&dir);
+                Ok(())
+            }
+            (Version::V2, _) => Ok(()),
+        }
+    }
+
+    fn set_frozen(&self, patience: Duration) -> Result<()> {
         let (version, dir) = self.freezer()?;
         let deadline = Instant::now() + patience;
         let mut pause = Duration::from_micros(100);
-        loop {
-            // v1 has to be asked again: a process that is just being born can leave it FREEZING for ever.
-            match version {
-                Version::V1 => write_file(&dir.join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" })?,
-                Version::V2 => write_file(&dir.join("cgroup.freeze"), if frozen { "1" } else { "0" })?,
-            }
+        for round in 1.. {
+            // v1 has to be asked again: a process that is just being born can leave it FREEZING for ever; and, as runc
+            // found, to thaw now and then helps where new ones keep coming.
             let now = match version {
-                Version::V1 => read(&dir.join("freezer.state"))?.starts_with("FROZEN"),
-                Version::V2 => read(&dir.join("cgroup.events"))?.lines().any(|line| line == "frozen 1"),
+                Version::V1 => {
+                    let state = dir.join("freezer.state");
+                    if round % THAW_EVERY == 0 {
+                        write_file(&state, "THAWED")?;
+                    }
+                    write_file(&state, "FROZEN")?;
+                    read(&state)?.starts_with("FROZEN")
+                }
+                Version::V2 => {
+                    if round == 1 {
+                        write_file(&dir.join("cgroup.freeze"), "1")?;
+                    }
+                    read(&dir.join("cgroup.events"))?.lines().any(|line| line == "frozen 1")
+                }
             };
-            if now == frozen || patience.is_zero() {
-                return Ok(());
+            if now {
+                break;
             }
             if Instant::now() >= deadline {
-                let verb = if frozen { "freeze" } else { "thaw" };
-                return Err(Error::new(Kind::System, format!("{} did not {verb} within {patience:?}", dir.display())));
+                let waiting = uninterruptible(&self.pids()?);
+                let what = format!("{} did not freeze within {patience:?}{waiting}", dir.display());
+                return Err(Error::new(Kind::System, what));
             }
             sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
+
+fn send(pid: i32, signal: Signal) -> Result<()> {
+    match kill(Pid::from_raw(pid), signal) {
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(Error::system(format!("signal process {pid}"), errno.into())),
+    }
+}
+
+/// Those of the processes that wait for something that no signal interrupts, as a sentence's end.
+fn uninterruptible(pids: &[i32]) -> String {
+    let waits = |pid: &&i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('D'))
+    };
+    let stuck: Vec<String> = pids.iter().filter(waits).take(5).map(ToString::to_string).collect();
+    if stuck.is_empty() { String::new() } else { format!(": process {} waits uninterruptibly", stuck.join(", ")) }
+}
+
+/// Whatever cannot be thawed shows itself when the cgroup cannot be removed.
+fn thaw_inner(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let _ = fs::write(entry.path().join("freezer.state"), "THAWED");
+            thaw_inner(&entry.path());
         }
     }
 }

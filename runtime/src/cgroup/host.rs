@@ -206,6 +206,64 @@ fn frozen_processes_stand_still_and_can_still_be_killed() {
 }
 
 #[test]
+fn who_froze_a_part_of_it_is_killed_too() {
+    let Some(real) = Real::new("inner-freeze") else { return };
+    let Some(dir) = real.0.dir(Controller::Freezer) else { return };
+    let inner = dir.join("inner");
+    fs::create_dir(&inner).unwrap();
+    let mut child = real.shell("sleep 1000 & sleep 1000 & wait");
+    let pid = real.0.pids().unwrap().into_iter().find(|pid| *pid != child.id() as i32);
+    let until = Instant::now() + Duration::from_secs(5);
+    let mut sleeper = pid;
+    while sleeper.is_none() && Instant::now() < until {
+        sleeper = real.0.pids().unwrap().into_iter().find(|pid| *pid != child.id() as i32);
+    }
+    put(&inner.join("cgroup.procs"), &sleeper.unwrap().to_string());
+    let v1 = real.0.layout().version_of(Controller::Freezer) == Some(Version::V1);
+    let (file, on) = if v1 { ("freezer.state", "FROZEN") } else { ("cgroup.freeze", "1") };
+    put(&inner.join(file), on);
+    assert!(!real.0.is_frozen().unwrap(), "it is the inner one");
+    real.0.kill_all().unwrap();
+    assert!(!child.wait().unwrap().success());
+    real.0.delete(Duration::from_secs(5)).unwrap();
+}
+
+#[test]
+fn a_cgroup_in_which_processes_come_and_go_still_freezes() {
+    let Some(real) = Real::new("forks") else { return };
+    real.0.apply(&resources(r#"{"pids":{"limit":60}}"#)).unwrap();
+    let mut child = real.shell("for i in 1 2 3 4; do (while :; do sleep 0.001 & wait; done) & done; wait");
+    for _ in 0..5 {
+        real.0.freeze().unwrap();
+        let mut before = real.0.pids().unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        let mut after = real.0.pids().unwrap();
+        before.sort_unstable();
+        after.sort_unstable();
+        assert_eq!(before, after, "nobody is born and nobody dies");
+        real.0.thaw().unwrap();
+    }
+    real.0.kill_all().unwrap();
+    assert!(!child.wait().unwrap().success());
+}
+
+#[test]
+fn a_signal_reaches_all_and_leaves_them_as_they_were() {
+    let Some(real) = Real::new("signal-all") else { return };
+    let mut child = real.shell("trap 'echo got' USR1; read go; read end");
+    real.0.freeze().unwrap();
+    real.0.signal_all(libc::SIGUSR1).unwrap();
+    assert!(real.0.is_frozen().unwrap(), "who was frozen stays so");
+    real.0.thaw().unwrap();
+    let mut line = [0; 4];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+    assert_eq!(&line, b"got\n");
+    real.0.signal_all(libc::SIGKILL).unwrap();
+    assert!(!real.0.is_frozen().unwrap());
+    assert!(!child.wait().unwrap().success());
+}
+
+#[test]
 fn an_oom_kill_is_counted_and_told() {
     let Some(real) = Real::new("oom") else { return };
     real.0.apply(&resources(r#"{"memory":{"limit":8388608,"swap":8388608}}"#)).unwrap();

@@ -101,3 +101,54 @@ fn a_relative_path_is_below_the_runtimes_own_cgroup() {
         assert!(!dir.exists(), "{}", dir.display());
     }
 }
+
+#[test]
+fn who_forks_all_the_time_is_paused_resumed_and_killed() {
+    let mut house = house!("forks");
+    house.set("/linux/resources/pids", json!({ "limit": 50 }));
+    house.set("/process/args", json!(["/bin/sh", "-c", "while :; do sleep 0.001 & sleep 0.001 & wait; done"]));
+    assert_eq!(house.create().code, 0);
+    house.ok(&["start", "c"]);
+    for _ in 0..3 {
+        house.ok(&["pause", "c"]);
+        assert_eq!(house.status(), "paused");
+        let before = house.ok(&["ps", "--format", "json", "c"]);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(house.ok(&["ps", "--format", "json", "c"]), before);
+        house.ok(&["resume", "c"]);
+        assert_eq!(house.status(), "running");
+    }
+    house.ok(&["kill", "--all", "c", "KILL"]);
+    crate::house::wait_until("all are gone", || house.status() == "stopped");
+    house.ok(&["delete", "c"]);
+}
+
+#[test]
+fn a_paused_container_can_be_killed() {
+    let mut house = house!("paused-kill");
+    house.sleeping();
+    house.ok(&["pause", "c"]);
+    house.ok(&["kill", "c", "KILL"]);
+    crate::house::wait_until("it has stopped", || house.status() == "stopped");
+    house.ok(&["delete", "c"]);
+}
+
+#[test]
+fn what_the_container_nests_goes_with_it() {
+    let mut house = house!("nested");
+    let mount = json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+        "options": ["nosuid", "noexec", "nodev", "relatime"] });
+    let mounts = house.config["mounts"].as_array_mut().unwrap();
+    mounts.retain(|mount| mount["destination"] != "/sys/fs/cgroup");
+    mounts.push(mount);
+    house.script(
+        "cd /sys/fs/cgroup; [ -d pids ] && cd pids; busybox mkdir -p a/b && sleep 60 & \
+         cd /sys/fs/cgroup; [ -d pids ] && cd pids; while [ ! -d a/b ]; do :; done; echo $! > a/b/cgroup.procs && wait",
+    );
+    assert_eq!(house.create().code, 0);
+    house.ok(&["start", "c"]);
+    let inner = || house.cgroups().into_iter().map(|dir| dir.join("a/b/cgroup.procs"));
+    let inside = || inner().any(|file| fs::read_to_string(file).is_ok_and(|text| !text.is_empty()));
+    crate::house::wait_until("it has a process in a cgroup of its own", inside);
+    house.ok(&["delete", "--force", "c"]);
+}
