@@ -90,7 +90,12 @@ impl Column {
         if runs || !said.contains("hybrid") {
             return column;
         }
-        let hide = "umount /sys/fs/cgroup/unified && exec \"$@\"";
+        // The trees once more, on a tmpfs of their own: what is below the host's mount is the host's, too.
+        let hide = "mount -t tmpfs gantry /mnt && for tree in /sys/fs/cgroup/*; do
+            name=${tree##*/}
+            if [ -L $tree ]; then cp -d $tree /mnt/; continue; fi
+            [ $name = unified ] || { mkdir /mnt/$name && mount --bind $tree /mnt/$name; } || exit
+            done && mount --rbind /mnt /sys/fs/cgroup && exec \"$@\"";
         let within = ["unshare", "--mount", "--propagation", "private", "sh", "-c", hide, "sh"].map(str::to_owned);
         Column { runtime, within: within.into(), remark: " (in a mount namespace without the v2 tree)" }
     }
