@@ -16,7 +16,7 @@ pub(crate) fn main(args: &[String]) -> Result<(), String> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["overwrite", seconds] => overwrite(number(seconds)?),
-        ["exchange", dir, seconds] => exchange(Path::new(dir), number(seconds)?),
+        ["exchange", dir, one, other, seconds] => exchange(Path::new(dir), one, other, number(seconds)?),
         ["writable", paths @ ..] => {
             paths.iter().for_each(|path| println!("{path}: {}", opens(path)));
             Ok(())
@@ -67,10 +67,10 @@ fn overwrite(seconds: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// CVE-2021-30465: exchanges `DIR/a` and `DIR/b` as fast as it can.
-fn exchange(dir: &Path, seconds: u64) -> Result<(), String> {
+/// CVE-2021-30465: exchanges two entries of a directory as fast as it can, until there is one named `stop`.
+fn exchange(dir: &Path, one: &str, other: &str, seconds: u64) -> Result<(), String> {
     let end = Instant::now() + Duration::from_secs(seconds);
-    let (one, other) = (dir.join("a"), dir.join("b"));
+    let (one, other) = (dir.join(one), dir.join(other));
     while Instant::now() < end && !dir.join("stop").exists() {
         for _ in 0..1000 {
             renameat2(AT_FDCWD, &one, AT_FDCWD, &other, RenameFlags::RENAME_EXCHANGE)

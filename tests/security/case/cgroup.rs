@@ -1,6 +1,6 @@
 //! Case 07: the container's cgroups are limits on it, not files of its own.
 
-use crate::scene::{Outcome, Runtime, Scene, Verdict, unless};
+use crate::scene::{Outcome, Runtime, Scene, Verdict};
 use serde_json::json;
 use std::path::Path;
 
@@ -40,32 +40,27 @@ pub(super) fn writable(runtime: &Runtime) -> Outcome {
     Ok(Verdict::Defended)
 }
 
-/// A path with `..` must not make directories beside the trees.
+/// A path with `..` must not lead to a directory beside the trees, in which files are called as in a cgroup.
 pub(super) fn outside(runtime: &Runtime) -> Outcome {
     let mut scene = Scene::new("07-out", runtime)?;
     let canary = scene.canary()?;
-    let up = format!("/../../../../../../../..{}/cgroup", canary.display());
+    let files = ["cgroup.procs", "tasks", "devices.allow", "devices.deny", "pids.max", "cpuset.cpus", "cpuset.mems"];
+    for file in files {
+        std::fs::write(canary.join(file), "").map_err(|e| format!("write {file}: {e}"))?;
+    }
+    let up = format!("/../../../../../../../..{}", canary.display());
     scene.config["linux"]["cgroupsPath"] = json!(up);
     let said = scene.run()?;
-    let made = canary.join("cgroup").exists();
-    if made {
-        return Ok(unless(Some("a directory was made outside".into())));
-    }
-    scene.config["linux"]["cgroupsPath"] = json!(format!("/{}", scene.house.name()));
-    // Others take the path as one below the tree; what they made there is to be removed with the container.
-    if said.failed() {
-        return Ok(Verdict::Refuses);
-    }
-    let top = canary.components().nth(1).map(|name| name.as_os_str().to_owned()).unwrap_or_default();
+    let untouched = |file: &&str| std::fs::read(canary.join(file)).is_ok_and(|text| text.is_empty());
+    let touched = files.iter().find(|file| !untouched(file));
+    // Others take the path as one below the trees; what they made there goes with the container, its parents stay.
+    let below = canary.strip_prefix("/").unwrap_or(&canary);
     for tree in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        remove_below(&tree.path().join(&top), scene.house.name());
+        let made = tree.path().join(below);
+        made.ancestors().take(below.components().count()).for_each(|dir| drop(std::fs::remove_dir(dir)));
     }
-    Ok(Verdict::Defended)
-}
-
-/// Removes the directories that lead to what was named after this scene, if they are empty.
-fn remove_below(top: &Path, name: &str) {
-    for below in [format!("{name}/canary/cgroup"), format!("{name}/canary"), name.to_owned(), String::new()] {
-        let _ = std::fs::remove_dir(top.join(below));
+    if let Some(file) = touched {
+        return Ok(Verdict::Vulnerable(format!("{file} outside of the trees was written or removed")));
     }
+    Ok(if said.failed() { Verdict::Refuses } else { Verdict::Defended })
 }

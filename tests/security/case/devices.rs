@@ -1,6 +1,8 @@
 //! Case 05: device nodes that the image brings are not what they seem to be.
 //!
-//! core_pattern is opened for writing where an attack succeeds; nothing is written to it.
+//! The goal stands for core_pattern, but belongs to the container's own UTS namespace: where an attack succeeds, a
+//! runtime may make the file the program's standard output (runc 1.1.5 and crun 1.8 do), and whatever that prints is
+//! written.
 
 use crate::scene::{Outcome, Runtime, Scene, Verdict, unless};
 use serde_json::json;
@@ -8,23 +10,26 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 
-const PATTERN: &str = "/proc/sys/kernel/core_pattern";
+const GOAL: &str = "/proc/sys/kernel/domainname";
 
-/// A rootfs that keeps its own `/dev`, in which the null device is a way to core_pattern.
+/// A rootfs that keeps its own `/dev`, in which the null device is a way to the goal.
 pub(super) fn null(runtime: &Runtime) -> Outcome {
     let mut scene = Scene::new("05-null", runtime)?;
     scene.without_mounts("/dev");
     // What is masked with the fake would open for writing.
     scene.config["linux"]["readonlyPaths"] = json!(["/proc/bus"]);
     scene.config["linux"]["maskedPaths"] = json!(["/proc/keys", "/proc/kcore"]);
-    symlink(PATTERN, scene.rootfs().join("dev/null")).map_err(|e| format!("link: {e}"))?;
-    let script = format!("/attack same /proc/keys {PATTERN}; /attack writable /proc/keys; echo ran");
+    symlink(GOAL, scene.rootfs().join("dev/null")).map_err(|e| format!("link: {e}"))?;
+    let script = format!("/attack same /proc/keys {GOAL}; /attack writable /proc/keys; echo ran");
     let said = scene.script(&script).run()?;
     if said.failed() && !said.out.contains("ran") {
         return Ok(Verdict::Refuses);
     }
+    if !said.out.contains("ran") {
+        return Ok(Verdict::Vulnerable("the goal is the program's standard output".into()));
+    }
     let door = said.out.lines().next() == Some("same");
-    Ok(unless(door.then(|| "a masked path is core_pattern".to_owned())))
+    Ok(unless(door.then(|| "a masked path is the goal".to_owned())))
 }
 
 /// Runs with a terminal that goes to a socket; what the container wrote to a file of its rootfs.
@@ -50,23 +55,23 @@ fn with_terminal(scene: &mut Scene, script: &str) -> Result<(bool, String), Stri
     Ok((ran, found))
 }
 
-/// Where the terminal lies, the image has links to core_pattern.
+/// Where the terminal lies, the image has links to the goal.
 pub(super) fn terminal(runtime: &Runtime) -> Outcome {
     for bare in [true, false] {
         let mut scene = Scene::new(if bare { "05-pts-bare" } else { "05-pts" }, runtime)?;
         let pts = scene.rootfs().join("dev/pts");
         fs::create_dir_all(&pts).map_err(|e| format!("make: {e}"))?;
         for name in ["pts/0", "pts/1", "pts/ptmx", "ptmx"] {
-            symlink(PATTERN, scene.rootfs().join("dev").join(name)).map_err(|e| format!("link: {e}"))?;
+            symlink(GOAL, scene.rootfs().join("dev").join(name)).map_err(|e| format!("link: {e}"))?;
         }
         if bare {
             scene.without_mounts("/dev");
         }
         scene.config["linux"]["readonlyPaths"] = json!([]);
-        let script = format!("/attack same /dev/console {PATTERN}; grep core_pattern /proc/self/mountinfo; echo ran");
+        let script = format!("/attack same /dev/console {GOAL}; grep domainname /proc/self/mountinfo; echo ran");
         let (ran, found) = with_terminal(&mut scene, &script)?;
-        if ran && (found.lines().next() == Some("same") || found.contains("/sys/kernel/core_pattern ")) {
-            return Ok(Verdict::Vulnerable("the terminal is core_pattern".into()));
+        if ran && (found.lines().next() == Some("same") || found.contains("/sys/kernel/domainname ")) {
+            return Ok(Verdict::Vulnerable("the terminal is the goal".into()));
         }
     }
     Ok(Verdict::Defended)
@@ -79,11 +84,11 @@ pub(super) fn console(runtime: &Runtime) -> Outcome {
     scene.mount(json!({ "type": "devpts", "source": "devpts", "destination": "/dev/pts",
         "options": ["newinstance", "ptmxmode=0666", "mode=0620"] }));
     fs::create_dir_all(scene.rootfs().join("dev")).map_err(|e| format!("make: {e}"))?;
-    symlink(PATTERN, scene.rootfs().join("dev/console")).map_err(|e| format!("link: {e}"))?;
-    let script = format!("/attack same /dev/console {PATTERN}; grep core_pattern /proc/self/mountinfo; echo ran");
+    symlink(GOAL, scene.rootfs().join("dev/console")).map_err(|e| format!("link: {e}"))?;
+    let script = format!("/attack same /dev/console {GOAL}; grep domainname /proc/self/mountinfo; echo ran");
     let (ran, found) = with_terminal(&mut scene, &script)?;
     if !ran {
         return Ok(Verdict::Refuses);
     }
-    Ok(unless(found.contains("/sys/kernel/core_pattern ").then(|| "it is mounted on core_pattern".to_owned())))
+    Ok(unless(found.contains("/sys/kernel/domainname ").then(|| "it is mounted on the goal".to_owned())))
 }

@@ -6,11 +6,10 @@ use crate::scene::{Outcome, Runtime, Scene, unless};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
 /// How many times the runtime comes by.
-const VISITS: usize = 12;
+const VISITS: usize = 20;
 
 /// A container whose process waits for the runtime with every capability that helps, and the copy's bytes.
 fn trap(title: &str, runtime: &Runtime) -> Result<(Scene, Vec<u8>), String> {
@@ -24,14 +23,11 @@ fn trap(title: &str, runtime: &Runtime) -> Result<(Scene, Vec<u8>), String> {
     Ok((scene, bytes))
 }
 
-/// The attacker, put into the container.
-fn attacker(scene: &Scene) -> Result<Child, String> {
-    let mut command = scene.command(&["exec", &scene.id, "/attack", "overwrite", "4"])?;
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let child = child.map_err(|e| format!("start the attacker: {e}"))?;
-    // It needs a moment to be there; whether it is early or late, what it finds is judged by the binary alone.
-    std::thread::sleep(Duration::from_millis(300));
-    Ok(child)
+/// Starts the attacker as the container's own program: no runtime is left running then, which would keep its binary
+/// busy (ETXTBSY) and so hide that it can be written.
+fn start(scene: &mut Scene) -> Result<(), String> {
+    let said = scene.args(&["/attack", "overwrite", "5"]).detach(true)?;
+    if said.failed() { Err(format!("the attacker does not start: {}", said.err)) } else { Ok(()) }
 }
 
 fn judge(scene: &Scene, bytes: &[u8]) -> Outcome {
@@ -47,23 +43,20 @@ fn judge(scene: &Scene, bytes: &[u8]) -> Outcome {
 /// exec of `/proc/self/exe`, which names the runtime for as long as nothing else was executed.
 pub(super) fn by_exec(runtime: &Runtime) -> Outcome {
     let (mut scene, bytes) = trap("01-exec", runtime)?;
-    scene.sleeping()?;
-    let mut attacker = attacker(&scene)?;
+    start(&mut scene)?;
     for _ in 0..VISITS {
         // The runtime shows up: as itself while it enters, and as what it is made to execute.
         let _ = scene.exec(&["/proc/self/exe", "--help"])?;
         std::thread::sleep(Duration::from_millis(50));
     }
-    let _ = attacker.wait();
     judge(&scene, &bytes)
 }
 
 /// A second container in the attacker's PID namespace, whose program is the runtime.
 pub(super) fn by_run(runtime: &Runtime) -> Outcome {
     let (mut scene, bytes) = trap("01-run", runtime)?;
-    scene.sleeping()?;
+    start(&mut scene)?;
     let pid = scene.pid()?;
-    let mut attacker = attacker(&scene)?;
     let (first, config) = (scene.id.clone(), scene.config.clone());
     scene.id = format!("{first}-second");
     scene.config["linux"]["cgroupsPath"] = json!(format!("/{first}-second"));
@@ -78,7 +71,6 @@ pub(super) fn by_run(runtime: &Runtime) -> Outcome {
         std::thread::sleep(Duration::from_millis(50));
         scene.delete();
     }
-    let _ = attacker.wait();
     (scene.id, scene.config) = (first, config);
     judge(&scene, &bytes)
 }

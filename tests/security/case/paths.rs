@@ -20,8 +20,7 @@ pub(super) fn race(runtime: &Runtime) -> Outcome {
     let mut scene = Scene::new("04-race", runtime)?;
     let (canary, volume) = (scene.canary()?, scene.house.path("volume"));
     fs::create_dir_all(volume.join("a")).map_err(|e| format!("make the volume: {e}"))?;
-    symlink(format!("../../../../../../../..{}", canary.display()), volume.join("b"))
-        .map_err(|e| format!("link: {e}"))?;
+    symlink(&canary, volume.join("b")).map_err(|e| format!("link: {e}"))?;
     scene.bind(&volume, "/volume", &["bind"]);
     scene.mount(json!({ "type": "tmpfs", "source": "tmpfs", "destination": "/volume/a/mounted/here" }));
     scene.bind(Path::new("/bin/busybox"), "/volume/a/file", &["bind", "ro"]);
@@ -30,7 +29,7 @@ pub(super) fn race(runtime: &Runtime) -> Outcome {
         json!([{ "path": "/volume/a/node", "type": "c", "major": 1, "minor": 3, "fileMode": 438 }]);
     scene.args(&["/bin/true"]);
     let (time, most) = limits();
-    let racer = exchanging(&volume, time + Duration::from_secs(60))?;
+    let racer = exchanging(&volume, "a", "b", time + Duration::from_secs(60))?;
     let end = Instant::now() + time;
     let mut starts = 0;
     let mut found = None;
