@@ -202,7 +202,6 @@ fn container(sandbox: &api::PodSandboxConfig) -> api::ContainerConfig {
         linux: Some(api::LinuxContainerConfig {
             resources: Some(resources),
             security_context: Some(security),
-            ..Default::default()
         }),
         ..Default::default()
     }
