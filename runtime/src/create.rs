@@ -89,13 +89,14 @@ pub struct Created {
 }
 
 impl Created {
-    pub(crate) fn new(launched: Launched, mut words: Words, heard: launch::Heard) -> Created {
+    pub(crate) fn new(mut launched: Launched, mut words: Words, mut heard: launch::Heard) -> Created {
         words.forget_done();
+        launched.warnings.append(&mut heard.warnings);
         Created {
             pid: launched.pid,
             pidfd: launched.pidfd,
             console: heard.console,
-            warnings: heard.warnings,
+            warnings: launched.warnings,
             talk: launched.talk,
             words,
         }
@@ -215,7 +216,7 @@ fn build(
     }
     trace::say(|| format!("cgroup {} is made and limited", cgroup.path().display()));
     let host = Host { labels: labels::seen(spec.process().as_ref(), spec.linux().as_ref()), ..host(&cgroup)? };
-    let host = Host { keyring: format!("_ses.{}", request.id), ..host };
+    let host = Host { keyring: format!("_ses.{}", request.id), lesser: is_lesser(&host, spec), ..host };
     let mut plan = plan::create(spec, bundle, &host, filter, wishes)?;
     plan.warnings.splice(0..0, notes);
     let mut ground = launch::ground(&plan, Vec::new(), &mut doors, &request.stdio, alone)?;
@@ -368,6 +369,15 @@ pub(crate) fn host(cgroup: &Cgroup) -> Result<Host> {
         rootless: permitted & 1 << caps::Capability::CAP_SYS_ADMIN.index() == 0,
         ..Host::default()
     })
+}
+
+/// Whether this is less than root of the whole host, as far as that matters to a container like this.
+fn is_lesser(host: &Host, spec: &Spec) -> bool {
+    let spaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let own_cgroups = spaces.iter().any(|space| plan::flag(space.typ()) == flags::CGROUP);
+    let mut sources = spec.mounts().iter().flatten().filter_map(|mount| mount.source().as_ref());
+    let matters = !own_cgroups || sources.any(|source| source.starts_with("/sys"));
+    host.rootless || matters && process::is_unprivileged()
 }
 
 fn refuse_used(cgroup: &Cgroup) -> Result<()> {

@@ -11,7 +11,7 @@ use crate::plan::{Around, Open, Plan, Step, namespace_names};
 use crate::sys::clone::{self, Reap, Side, flags};
 use crate::sys::{Errno, Solo, fs, process};
 use crate::talk::{self, End, Word};
-use crate::{trace, userns};
+use crate::{explain, trace, userns};
 
 const PROC_MAGIC: i64 = 0x9fa0;
 
@@ -21,6 +21,8 @@ pub(crate) struct Launched {
     pub(crate) pid: i32,
     pub(crate) pidfd: OwnedFd,
     pub(crate) talk: End,
+    /// What was left out so far.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Opens a procfs and makes sure that it is one.
@@ -108,7 +110,7 @@ pub(crate) fn launch(
     let stood = stand_around(&plan, &ground, &mut restore);
     let side = match stood {
         Ok(()) => clone::hidden(hides, || clone::clone3(alone, plan.cloned, cgroup))
-            .context(|| format!("clone {}", namespace_names(plan.cloned))),
+            .map_err(|errno| explain::not_cloned(&plan, errno)),
         Err(why) => Err(why),
     };
     if let Ok(Side::Child) = side {
@@ -116,14 +118,40 @@ pub(crate) fn launch(
     }
     let restored = restore.iter().try_for_each(|(of, fd): &(u64, OwnedFd)| clone::setns(fd.as_fd(), *of));
     let Side::Parent(pid, pidfd) = side? else { process::leave(1) };
-    let launched = Launched { pid, pidfd, talk: ours };
+    drop(theirs);
+    let launched = Launched { pid, pidfd, talk: ours, warnings: Vec::new() };
     trace::say(|| format!("cloned process {pid} into new namespaces: {}", namespace_names(plan.cloned)));
     if let Err(errno) = restored {
         let _ = clone::pidfd_send_signal(launched.pidfd.as_fd(), libc::SIGKILL);
         let _ = clone::wait(launched.pidfd.as_fd(), Reap::Yes);
         return Err(Error::system("return to the own namespaces", errno));
     }
-    Ok((launched, Words { first: 0, steps: plan.steps }))
+    let words = Words { first: 0, steps: plan.steps };
+    match words.steps.iter().any(|step| matches!(step, Step::Hop(_))) {
+        true => Ok((hopped(launched, &words)?, words)),
+        false => Ok((launched, words)),
+    }
+}
+
+/// Waits for the sibling that goes on in the child's place, and reaps the child.
+fn hopped(child: Launched, words: &Words) -> Result<Launched> {
+    let mut warnings = Vec::new();
+    let next = loop {
+        match child.talk.hear().context(|| "hear from the container's first process") {
+            Ok(Some((Word::Hopped(pid), Some(pidfd)))) => break Ok((pid, pidfd)),
+            Ok(Some((Word::Warned(step, errno), _))) => warnings.push(words.warn(step, errno)),
+            Ok(Some((Word::Failed(step, errno), _))) => break Err(words.explain(step, errno)),
+            Ok(_) => break Err(talk::lost()),
+            Err(why) => break Err(why),
+        }
+    };
+    if next.is_err() {
+        let _ = clone::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+    }
+    clone::wait(child.pidfd.as_fd(), Reap::Yes).context(|| "wait for the process that joined the namespaces")?;
+    let (pid, pidfd) = next?;
+    speak(&child.talk, Word::Known)?;
+    Ok(Launched { pid, pidfd, talk: child.talk, warnings })
 }
 
 /// How many descriptors from 3 on the program inherits.
@@ -193,26 +221,7 @@ impl Words {
         let Some(step) = self.get(step) else {
             return Error::system(format!("step {step}"), errno);
         };
-        let error = Error::system(step.to_string(), errno);
-        match step {
-            // podman and CRI-O know this sentence of runc and turn it into exit code 127.
-            Step::Program(places) if errno.raw() == libc::ENOENT && places.len() > 1 => {
-                let name = places[0].to_string_lossy();
-                let name = name.rsplit('/').next().unwrap_or_default();
-                Error::system(format!("exec: {name:?}: executable file not found in $PATH"), errno)
-                    .of_kind(Kind::Program)
-            }
-            Step::Program(_) | Step::Exec(_) => error.of_kind(Kind::Program),
-            Step::WorkingDirectory(_) if errno.raw() == libc::EXDEV => {
-                Error::new(Kind::Invalid, format!("{step}: the working directory is outside of the container"))
-            }
-            Step::Hook(_) if errno.raw() == libc::ETIME => {
-                Error::new(Kind::System, format!("{step}: not done in time"))
-            }
-            Step::Hook(_) if errno.raw() == libc::EIO => Error::new(Kind::System, format!("{step}: it failed")),
-            Step::Mount(mount) => mount_failed(mount, errno).unwrap_or(error),
-            _ => error,
-        }
+        explain::failed(step, errno)
     }
 
     /// The sentence for a wish that could not be met.
@@ -220,25 +229,6 @@ impl Words {
         let step = self.get(step).map(ToString::to_string).unwrap_or_default();
         format!("{step}: {errno}; left as it is")
     }
-}
-
-/// What a mount's error number means, where it means something particular.
-fn mount_failed(mount: &crate::plan::Mount, errno: Errno) -> Option<Error> {
-    let bound = matches!(mount.what, crate::plan::What::Bind { .. });
-    let why = match errno.raw() {
-        libc::ELOOP => "has to be mounted on an ordinary directory, not on a link".to_owned(),
-        libc::EINVAL => return userns::refused_map(mount, errno),
-        libc::EBUSY => "its destination is the root of the container".to_owned(),
-        libc::E2BIG => {
-            "what is to be copied is deeper than 128 directories, or has more than a million entries".to_owned()
-        }
-        libc::ENOENT if bound => "the source does not exist".to_owned(),
-        libc::EPERM if bound && mount.attributes.clear != 0 => {
-            "attributes of the source are locked by its user namespace and cannot be cleared".to_owned()
-        }
-        _ => return None,
-    };
-    Some(Error::new(Kind::Invalid, format!("{mount}: {why}")))
 }
 
 /// What the child said on its way.

@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use crate::cgroup::{Cgroup, Layout};
 use crate::error::{Context, Error, Kind, Result};
-use crate::hooks;
 use crate::state::{Facts, Home, Init, started};
 use crate::status::{self, Op, Status};
 use crate::sys::clone::{self, flags};
+use crate::{hooks, members};
 
 /// Where the containers of one runtime root are.
 pub const DEFAULT_ROOT: &str = "/run/gantry/runtime";
@@ -72,6 +72,11 @@ impl Found {
     fn cgroup(&self) -> Result<Cgroup> {
         cgroup(self.facts()?)
     }
+
+    /// An ordinary user's container may be in no tree at all.
+    fn has_cgroup(&self) -> Result<bool> {
+        Ok(self.facts()?.cgroup_trees.as_ref().is_none_or(|trees| !trees.is_empty()))
+    }
 }
 
 fn is_frozen(facts: &Facts) -> Result<bool> {
@@ -117,12 +122,14 @@ pub fn kill(root: &Path, id: &str, signal: i32, all: bool) -> Result<()> {
     let go = || -> Result<()> {
         let found = Found::in_home(Home::open(root, id)?)?;
         let cgroup = found.cgroup()?;
-        // Without a cgroup of its own (a user who may make none) the first process is all that is known.
         if all && cgroup.exists() {
             return if signal == libc::SIGKILL { cgroup.kill_all() } else { cgroup.signal_all(signal) };
         }
         if all && found.status == Status::Stopped {
             return Ok(());
+        }
+        if let (true, Some(init)) = (all, found.init) {
+            return members::signal(init, signal);
         }
         status::allow(Op::Kill, found.status)?;
         let stopped = || status::allow(Op::Kill, Status::Stopped);
@@ -315,7 +322,11 @@ fn thaw_or_freeze(root: &Path, id: &str, op: Op, act: impl Fn(&Cgroup) -> Result
 /// `NotFound`, or `System`.
 pub fn ps(root: &Path, id: &str) -> Result<Vec<i32>> {
     let go = || -> Result<Vec<i32>> {
-        let mut pids = Found::in_home(Home::open(root, id)?)?.cgroup()?.pids()?;
+        let found = Found::in_home(Home::open(root, id)?)?;
+        let mut pids = match (found.has_cgroup()?, found.init) {
+            (false, Some(init)) => members::pids(init)?,
+            _ => found.cgroup()?.pids()?,
+        };
         pids.sort_unstable();
         Ok(pids)
     };

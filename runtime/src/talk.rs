@@ -5,6 +5,8 @@
 //!    clone3 ------------------------------------>  steps ...
 //!    have systemd make its cgroup
 //!    Placed  ----------------------------------->  (only with the systemd driver)
+//!            <-----------------------------------  Hopped(pid) + pidfd    (only with a user namespace by path)
+//!    Known   ----------------------------------->  a sibling goes on
 //!    write id maps
 //!    Mapped  ----------------------------------->  (only with a new user namespace)
 //!    write the pid into the state directory
@@ -32,12 +34,16 @@ use crate::sys::{Errno, socket};
 pub enum Word {
     /// To the child: systemd has put it into its cgroup.
     Placed,
+    /// To the child: that it goes on in another's place is known.
+    Known,
     /// To the child: the id maps are written.
     Mapped,
     /// To the child: the runtime hooks have run.
     Hooked,
     /// To the child: the pid is on disk.
     Recorded,
+    /// To the parent: a sibling with this pid goes on; its pidfd comes along.
+    Hopped(i32),
     /// To the parent: run the runtime hooks.
     Hooks,
     /// To the parent: the master of the terminal comes along.
@@ -62,6 +68,8 @@ impl Word {
             Word::Warned(step, errno) => (7, step, errno.raw()),
             Word::Failed(step, errno) => (8, step, errno.raw()),
             Word::Placed => (9, 0, 0),
+            Word::Hopped(pid) => (10, 0, pid),
+            Word::Known => (11, 0, 0),
         };
         let mut bytes = [tag, 0, 0, 0, 0, 0, 0, 0];
         bytes[2..4].copy_from_slice(&step.to_ne_bytes());
@@ -71,7 +79,8 @@ impl Word {
 
     fn decode(bytes: [u8; 8]) -> Option<Word> {
         let step = u16::from_ne_bytes([bytes[2], bytes[3]]);
-        let errno = Errno::from_raw(i32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]));
+        let number = i32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+        let errno = Errno::from_raw(number);
         Some(match bytes[0] {
             1 => Word::Mapped,
             2 => Word::Hooked,
@@ -82,6 +91,8 @@ impl Word {
             7 => Word::Warned(step, errno),
             8 => Word::Failed(step, errno),
             9 => Word::Placed,
+            10 => Word::Hopped(number),
+            11 => Word::Known,
             _ => return None,
         })
     }
@@ -150,6 +161,8 @@ mod tests {
             Word::Mapped,
             Word::Hooked,
             Word::Recorded,
+            Word::Hopped(4_194_304),
+            Word::Known,
             Word::Hooks,
             Word::Console,
             Word::Ready,

@@ -188,11 +188,21 @@ fn bound(keep: u64) -> Result<(), Errno> {
 fn become_user(user: &User) -> Result<(), Errno> {
     process::keep_capabilities(true)?;
     if !user.keep_groups {
-        process::setgroups(&user.groups)?;
+        match process::setgroups(&user.groups) {
+            // An ordinary user's namespace has the groups that the user has, for ever.
+            Err(errno) if errno.raw() == libc::EPERM && user.groups.is_empty() && may_set_gid() => {}
+            done => done?,
+        }
     }
     process::setgid(user.gid)?;
     process::setuid(user.uid)?;
     process::keep_capabilities(false)
+}
+
+/// CAP_SETGID: with it setgroups(2) is refused only where the user namespace denies it (user_namespaces(7)).
+fn may_set_gid() -> bool {
+    const CAP_SETGID: u32 = 6;
+    process::capget().is_ok_and(|sets| sets.effective & 1 << CAP_SETGID != 0)
 }
 
 fn raise_ambient(ambient: u64) -> Result<(), Errno> {

@@ -11,13 +11,15 @@ pub(crate) mod mounts;
 mod rootfs;
 mod terminal;
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::plan::{Image, Plan, Step};
 use crate::root::RootDir;
+use crate::sys::clone::Side;
 use crate::sys::keep::Keep;
 use crate::sys::mount::Depth;
-use crate::sys::{Errno, clone, fs, mount, process};
+use crate::sys::{Errno, Solo, clone, fs, mount, process};
 use crate::talk::{End, Word};
 
 /// What the parent opened for the child.
@@ -70,6 +72,8 @@ struct Init<'a> {
     recorded: bool,
     /// Which of the places has the program.
     program: usize,
+    /// Namespaces that it has entered.
+    joined: u64,
 }
 
 /// Runs the plan; never returns. On success the process becomes the program.
@@ -91,6 +95,7 @@ pub fn run(mut plan: Plan, ground: &Ground, talk: &End, keep: &Keep, last: &Keep
         null: None,
         recorded: false,
         program: 0,
+        joined: 0,
     };
     for at in 0..plan.steps.len() {
         match init.perform(&plan.steps, at) {
@@ -132,7 +137,14 @@ impl Init<'_> {
             Step::Await(word) => Ok(self.hear(*word)?),
             Step::Say(word) => Ok(self.talk.say(*word)?),
             Step::EnterCgroups => Ok(self.enter_cgroups()?),
-            Step::Join(of, slot, _) => Ok(clone::setns(self.slot(*slot)?.as_fd(), *of)?),
+            Step::Join(of, slot, _) => Ok(self.join(*of, *slot)?),
+            Step::JoinIfPermitted(of, slot, _) => match self.join(*of, *slot) {
+                Err(errno) if errno.raw() == libc::EPERM => Ok(()),
+                done => Ok(done?),
+            },
+            Step::Hop(cloned) => Ok(self.hop(*cloned)?),
+            Step::NewTime(offsets) => Ok(self.new_time(offsets)?),
+            Step::Unshare(of) => Ok(clone::unshare(*of)?),
             Step::UnshareCgroup => Ok(clone::unshare(clone::flags::CGROUP)?),
             Step::Hide => Ok(process::set_dumpable(false)?),
             Step::AwaitStart => Ok(self.await_start()?),
@@ -180,6 +192,39 @@ impl Init<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Goes on as a sibling in new namespaces, or in those that children are born into. The process that was leaves.
+    fn hop(&mut self, cloned: u64) -> Result<(), Errno> {
+        match clone::clone_sibling(&Solo::of_a_clone(), cloned)? {
+            Side::Child => self.hear(Word::Known),
+            Side::Parent(pid, pidfd) => {
+                let said = self.talk.say_with(Word::Hopped(pid), pidfd.as_fd());
+                process::leave(i32::from(said.is_err()));
+            }
+        }
+    }
+
+    /// Enters a namespace, once.
+    fn join(&mut self, of: u64, slot: usize) -> Result<(), Errno> {
+        if self.joined & of != of {
+            clone::setns(self.slot(slot)?.as_fd(), of)?;
+            self.joined |= of;
+        }
+        Ok(())
+    }
+
+    /// The offsets go into a file of this process before the first child is born into the namespace.
+    fn new_time(&self, offsets: &CStr) -> Result<(), Errno> {
+        clone::unshare(clone::flags::TIME)?;
+        // The files of a process that hides belong to the host's root. This one is in the host's PID namespace still,
+        // where nobody looks who must not.
+        process::set_dumpable(true)?;
+        let proc = self.ground.proc.as_fd();
+        let file = fs::openat2(proc, c"self/timens_offsets", libc::O_WRONLY, 0, fs::Resolve::OneMount);
+        let wrote = file.and_then(|file| fs::write_once(file.as_fd(), offsets.to_bytes()));
+        process::set_dumpable(false)?;
+        wrote
     }
 
     fn enter_cgroups(&self) -> Result<(), Errno> {

@@ -22,7 +22,10 @@ pub(super) fn mount(root: &RootDir, wanted: &Mount, ground: &Ground) -> Result<(
         What::New { kind, source, options, inherit, copy_up } => {
             let target = target(root, wanted, Entry::Directory)?;
             let mode = inherit.then(|| target.found_mode()).transpose()?.flatten();
-            let made = new(kind, source, options, mode, wanted.attributes)?;
+            let made = match new(kind, source, options, mode, wanted.attributes) {
+                Err(errno) if errno.raw() == libc::EPERM => stand_in(kind, wanted.attributes)?.ok_or(errno)?,
+                made => made?,
+            };
             if *copy_up {
                 copy_up::copy(&target.fd, &made)?;
             }
@@ -81,6 +84,20 @@ fn new(
         set(&made, Depth::One, MountAttr { set: attr::NOSYMFOLLOW, ..MountAttr::default() })?;
     }
     Ok(made)
+}
+
+/// The host's mount in place of a new one, for a user namespace that does not own the network namespace (sysfs) or the
+/// IPC namespace (mqueue); with all that is mounted there, which gets the same attributes.
+fn stand_in(kind: &CStr, asked: MountAttr) -> Result<Option<OwnedFd>, Errno> {
+    let path = match kind.to_bytes() {
+        b"sysfs" => c"/sys",
+        b"mqueue" => c"/dev/mqueue",
+        _ => return Ok(None),
+    };
+    let made = mount::clone_path(path, Depth::All, true)?;
+    let attributes = asked.set & (attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC);
+    set(&made, Depth::All, MountAttr { set: attributes, propagation: libc::MS_PRIVATE, ..MountAttr::default() })?;
+    Ok(Some(made))
 }
 
 /// A mode as text; the child cannot format.

@@ -45,6 +45,8 @@ pub struct Host {
     pub permitted: u64,
     /// It has no CAP_SYS_ADMIN: only in a user namespace of the container can anything be mounted.
     pub rootless: bool,
+    /// It is less than root of the whole host, and so may own cgroups that a container must not change.
+    pub lesser: bool,
     /// Which kinds of labels its kernel knows, as far as any is asked for.
     pub labels: Labels,
     /// What the session keyring of the container's processes is called.
@@ -215,22 +217,40 @@ pub fn create(spec: &Spec, bundle: &Path, host: &Host, filter: Option<Filter>, w
     plan.around = spaces.around;
     plan.maps = spaces.maps;
     plan.other_user = spaces.other_user;
+    let hop = spaces.hops.then(|| std::mem::take(&mut plan.cloned));
 
-    if plan.cloned & flags::PID == 0 {
+    // The maps of a process that hides belong to root: an ordinary user could not write them.
+    let hides_late = host.rootless && plan.maps.is_some();
+    if plan.cloned & flags::PID == 0 && !hides_late {
         // Others live in its pid namespace: they must not look into a process that still holds the host's descriptors.
         plan.steps.push(Step::Hide);
     }
     plan.steps.extend(process::oom_score(process)?);
-    plan.steps.push(if wishes.placed { Step::Await(Word::Placed) } else { Step::EnterCgroups });
+    match (wishes.placed, hop) {
+        (true, Some(_)) => {}
+        (true, None) => plan.steps.push(Step::Await(Word::Placed)),
+        (false, _) => plan.steps.push(Step::EnterCgroups),
+    }
     plan.steps.push(Step::Affinity(attributes::EVERY_CPU.to_vec()));
     if plan.maps.is_some() {
         plan.steps.push(Step::Await(Word::Mapped));
+        plan.steps.extend((plan.cloned & flags::PID == 0 && hides_late).then_some(Step::Hide));
     }
     plan.steps.extend(spaces.joins);
     if spaces.other_user {
         plan.steps.push(Step::BecomeRoot);
     }
-    if plan.cloned & flags::NETWORK != 0 {
+    plan.steps.extend((spaces.unshared != 0).then_some(Step::Unshare(spaces.unshared)));
+    if let Some(cloned) = hop {
+        for around in std::mem::take(&mut plan.around) {
+            if let Around::NewTime(offsets) = around {
+                plan.steps.push(Step::NewTime(c_string(&offsets)?));
+            }
+        }
+        plan.steps.push(Step::Hop(cloned));
+        plan.steps.extend(wishes.placed.then_some(Step::Await(Word::Placed)));
+    }
+    if (plan.cloned | hop.unwrap_or(0)) & flags::NETWORK != 0 {
         plan.steps.push(Step::Loopback);
     }
     plan.steps.push(Step::NewSession);
@@ -330,8 +350,11 @@ pub fn exec(
     wishes: Wishes,
 ) -> Result<Plan> {
     let mut plan = Plan { image: process::image(process)?, ..Plan::default() };
-    if inside.around != 0 {
-        plan.around.push(Around::Join(inside.around, 0));
+    // Only from inside of its user namespace may an ordinary user enter the others of a container.
+    let hops = host.rootless && inside.spaces & flags::USER != 0;
+    let (joined, around) = if hops { (inside.spaces | inside.around, 0) } else { (inside.spaces, inside.around) };
+    if around != 0 {
+        plan.around.push(Around::Join(around, 0));
     }
     plan.steps.push(Step::Hide);
     plan.steps.extend(process::oom_score(process)?);
@@ -339,14 +362,15 @@ pub fn exec(
     plan.steps.extend(initial);
     plan.steps.push(Step::EnterCgroups);
     plan.steps.extend(last);
-    if inside.spaces != 0 {
-        plan.steps.push(Step::Join(inside.spaces, 0, "of the container".into()));
+    if joined != 0 {
+        plan.steps.push(Step::Join(joined, 0, "of the container".into()));
     }
     let other_user = inside.spaces & flags::USER != 0;
     plan.other_user = other_user;
     if other_user {
         plan.steps.push(Step::BecomeRoot);
     }
+    plan.steps.extend(hops.then_some(Step::Hop(0)));
     plan.steps.push(Step::NewSession);
     if process.terminal().unwrap_or(false) {
         plan.steps.push(Step::Terminal(process::console_size(process)));

@@ -1,8 +1,9 @@
 //! DECIDE: the mounts of a container, in the order in which they are made.
 
+use std::ffi::CString;
 use std::path::Path;
 
-use oci_spec::runtime::{Linux, Mount as OciMount, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount as OciMount, Spec};
 
 use super::options::{self, Options};
 use super::step::{Mount, Slot, Step, Target, What};
@@ -90,7 +91,13 @@ impl Site<'_> {
         let idmap = idmap::decide(mount, &options, self.linux, !self.host.rootless, self.opens)?;
         match (kind, bind) {
             _ if options.remount => self.again(to, options, bind.is_some()),
-            ("cgroup" | "cgroup2", None) => cgroups(&to, &options, self.host, &mut self.steps),
+            ("cgroup" | "cgroup2", None) => {
+                // Whose cgroups they are could let the container out of its limits (CVE-2023-25809).
+                if self.host.lesser && !self.has_own_cgroups() {
+                    options.add_read_only();
+                }
+                cgroups(&to, &options, self.host, &mut self.steps)
+            }
             (_, Some(depth)) => self.bind(mount, to, &mut options, depth, idmap),
             (kind, None) => {
                 let source = mount.source().as_deref().map_or(Ok(kind), path_text)?;
@@ -116,6 +123,10 @@ impl Site<'_> {
         // What lies in the rootfs may have been mounted there by a step before this one.
         let inside = source.strip_prefix(self.rootfs).ok();
         let inside = inside.map(|below| Place::new(path_text(below)?)).transpose()?;
+        if self.host.lesser && options.attributes().set & attr::RDONLY != 0 && source.starts_with("/sys") {
+            // The cgroups below, too.
+            options.recursive.set |= attr::RDONLY;
+        }
         let path = c_string(path_text(&source)?)?;
         let follow = !options.source_nofollow;
         let slot = (self.opens.by_parent && inside.is_none())
@@ -137,6 +148,7 @@ impl Site<'_> {
         let attributes = options.attributes();
         let mut data: Vec<_> = std::mem::take(&mut options.super_block).into_iter().map(|flag| (flag, None)).collect();
         data.append(&mut options.data);
+        self.check_owner(&data)?;
         if attributes.set & attr::RDONLY != 0 && !INTERNAL.contains(&kind) {
             data.push((c_string("ro")?, None));
         }
@@ -149,6 +161,29 @@ impl Site<'_> {
             self.last.push(Step::Mount(Box::new(read_only)));
         }
         self.push(what, to, target, &mut options);
+        Ok(())
+    }
+
+    fn has_own_cgroups(&self) -> bool {
+        let spaces = self.linux.namespaces().as_deref().unwrap_or_default();
+        spaces.iter().any(|space| space.typ() == LinuxNamespaceType::Cgroup)
+    }
+
+    /// Refuses an owner that the container's new user namespace does not know: the kernel would say EINVAL.
+    fn check_owner(&self, data: &[(CString, Option<CString>)]) -> Result<()> {
+        for (key, value) in data {
+            let maps = match key.to_bytes() {
+                b"uid" => self.linux.uid_mappings(),
+                b"gid" => self.linux.gid_mappings(),
+                _ => continue,
+            };
+            let maps = maps.as_deref().unwrap_or_default();
+            let id = value.as_ref().and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
+            if let Some(id) = id.filter(|id| !maps.is_empty() && idmap::outside(*id, maps).is_none()) {
+                let what = format!("options: {}={id} is not mapped into the user namespace", key.to_string_lossy());
+                return Err(Error::new(Kind::Invalid, what));
+            }
+        }
         Ok(())
     }
 

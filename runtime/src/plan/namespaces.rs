@@ -4,7 +4,7 @@ use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
 
 use super::step::Step;
 use super::{Around, Host, IdMaps, Opens, idmap, path_text};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::spec::is_joined;
 use crate::sys::clone::flags;
 
@@ -24,6 +24,10 @@ pub(super) struct Namespaces {
     pub(super) maps: Option<IdMaps>,
     /// The container lives in another user namespace than the runtime.
     pub(super) other_user: bool,
+    /// Made by the child once it is root of its new user namespace.
+    pub(super) unshared: u64,
+    /// A user namespace is joined: everything else has to be made from inside of it, to belong to it, by a second clone.
+    pub(super) hops: bool,
 }
 
 /// The kernel's flag for a type of the specification.
@@ -48,18 +52,25 @@ pub(super) fn decide(linux: &Linux, host: &Host, opens: &mut Opens) -> Result<Na
     // Without privileges the parent can do no more than the child.
     opens.by_parent = found.other_user && !host.rootless;
     opens.as_slaves = found.other_user;
+    found.hops = found.other_user && !makes_user;
     for space in listed {
         let of = flag(space.typ());
         match space.path().as_deref().filter(|path| !path.as_os_str().is_empty()) {
             Some(path) => {
                 let path = path_text(path)?;
                 let slot = opens.namespace(of, path)?;
-                if makes_user || of == flags::PID || of == flags::TIME {
-                    found.around.push(Around::Join(of, slot));
-                } else if of == flags::USER {
-                    found.joins.insert(0, Step::Join(of, slot, path.to_owned()));
-                } else {
-                    found.joins.push(Step::Join(of, slot, path.to_owned()));
+                let join = || Step::Join(of, slot, path.to_owned());
+                match of {
+                    flags::MOUNT if makes_user => {
+                        let what =
+                            "linux.namespaces: a mount namespace by path does not belong to a new user namespace";
+                        return Err(Error::new(Kind::Invalid, what));
+                    }
+                    _ if found.hops => found.joins.push(join()),
+                    _ if makes_user || of == flags::PID || of == flags::TIME => {
+                        found.around.push(Around::Join(of, slot));
+                    }
+                    _ => found.joins.push(join()),
                 }
             }
             None if of == flags::CGROUP => found.own_cgroup = true,
@@ -69,11 +80,35 @@ pub(super) fn decide(linux: &Linux, host: &Host, opens: &mut Opens) -> Result<Na
             None => found.cloned |= of,
         }
     }
+    // Paths below the rootfs are looked up in the mount namespace that is joined last.
+    found.joins.sort_by_key(|join| matches!(join, Step::Join(flags::MOUNT, ..)));
+    if found.hops {
+        found.joins = around_user(std::mem::take(&mut found.joins));
+    }
+    // The kernel gives a new message queue file system to whoever makes the IPC namespace: that has to be the root of
+    // the user namespace, which its first process is only once the ids are mapped.
+    found.unshared = if makes_user { found.cloned & flags::IPC } else { 0 };
+    found.cloned &= !found.unshared;
     if makes_user {
         let lines = |list: &Option<Vec<LinuxIdMapping>>| idmap::lines(list.as_deref().unwrap_or_default());
         found.maps = Some(IdMaps { uid: lines(linux.uid_mappings()), gid: lines(linux.gid_mappings()) });
     }
     Ok(found)
+}
+
+/// The order around a user namespace that is joined: what this process may join before, then that one, then what only
+/// belongs to it (runc's order).
+fn around_user(joins: Vec<Step>) -> Vec<Step> {
+    let (user, others): (Vec<_>, Vec<_>) =
+        joins.into_iter().partition(|join| matches!(join, Step::Join(flags::USER, ..)));
+    let before: Vec<Step> = others
+        .iter()
+        .filter_map(|join| match join {
+            Step::Join(of, slot, path) => Some(Step::JoinIfPermitted(*of, *slot, path.clone())),
+            _ => None,
+        })
+        .collect();
+    before.into_iter().chain(user).chain(others).collect()
 }
 
 /// The text of `timens_offsets`.

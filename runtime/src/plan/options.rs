@@ -210,6 +210,11 @@ impl Options {
         was
     }
 
+    /// As if `ro` were the last word.
+    pub(super) fn add_read_only(&mut self) {
+        mark(attr::RDONLY, true, &mut self.set, &mut self.clear);
+    }
+
     /// Refuses what a bind mount cannot have: the kernel would leave it aside without a word.
     pub(super) fn check_bind(&self) -> Result<()> {
         let Some((key, _)) = self.data.first() else { return Ok(()) };

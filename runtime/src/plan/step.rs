@@ -28,6 +28,14 @@ pub enum Step {
     EnterCgroups,
     /// Enter the namespaces `.0` behind the slot.
     Join(u64, Slot, String),
+    /// The same, unless that is not permitted yet: then a [`Step::Join`] of the same slot follows.
+    JoinIfPermitted(u64, Slot, String),
+    /// A sibling in these new namespaces goes on from here; this process tells the parent of it and leaves.
+    Hop(u64),
+    /// A new time namespace for children, with these offsets.
+    NewTime(CString),
+    /// New namespaces for this process.
+    Unshare(u64),
     /// A new cgroup namespace, with the cgroup just entered as its root.
     UnshareCgroup,
     /// `PR_SET_DUMPABLE` 0: the container cannot look into this process.
@@ -277,6 +285,12 @@ impl fmt::Display for Step {
             Step::BecomeRoot => f.write_str("become root of the user namespace"),
             Step::EnterCgroups => f.write_str("enter the cgroup"),
             Step::Join(of, _, path) => write!(f, "join {} namespace {path}", namespace_names(*of)),
+            Step::JoinIfPermitted(of, _, path) => {
+                write!(f, "join {} namespace {path} if permitted", namespace_names(*of))
+            }
+            Step::Hop(cloned) => write!(f, "clone {} and go on there", namespace_names(*cloned)),
+            Step::NewTime(offsets) => write!(f, "unshare time {}", offsets.to_string_lossy().trim_end()),
+            Step::Unshare(of) => write!(f, "unshare {}", namespace_names(*of)),
             Step::UnshareCgroup => f.write_str("unshare the cgroup namespace"),
             Step::Hide => f.write_str("become undumpable"),
             Step::NewSession => f.write_str("start a session"),

@@ -312,3 +312,92 @@ fn exec_hides_before_it_joins() {
     );
     assert!(plan.ends_with("await Recorded\nexecute sh\n"), "{plan}");
 }
+
+#[test]
+fn a_joined_user_namespace_owns_what_is_made_after_it() {
+    let spaces = json!([
+        { "type": "mount" }, { "type": "pid" }, { "type": "ipc" }, { "type": "network", "path": "/run/net" },
+        { "type": "uts" }, { "type": "user", "path": "/run/user" }, { "type": "time" }
+    ]);
+    let changes =
+        [("/linux/namespaces", spaces), ("/linux/timeOffsets", json!({ "boottime": { "secs": 7, "nanosecs": 0 } }))];
+    let text = text(&changes);
+    let order = "clone \nbecome undumpable\nenter the cgroup\nrun on every cpu\n\
+         join network namespace /run/net if permitted\njoin user namespace /run/user\njoin network namespace /run/net\n\
+         become root of the user namespace\nunshare time boottime 7 0\nclone mount uts ipc pid and go on there\n\
+         start a session\nmake / rslave\n";
+    assert!(text.starts_with(order), "{text}");
+}
+
+#[test]
+fn an_ordinary_user_execs_from_inside_of_the_user_namespace() {
+    let spec: Spec = spec::parse(TEMPLATE).unwrap();
+    let process = spec.process().as_ref().unwrap();
+    let inside = Inside { spaces: flags::MOUNT | flags::USER, around: flags::PID, lasting: None };
+    let host = Host { rootless: true, ..host() };
+    let plan = exec(process, inside, &host, None, Wishes::default()).unwrap().to_string();
+    assert!(plan.starts_with("clone \nbecome undumpable\n"), "{plan}");
+    assert!(
+        plan.contains(
+            "join mount user pid namespace of the container\nbecome root of the user namespace\n\
+             clone  and go on there\nstart a session\n"
+        ),
+        "{plan}"
+    );
+}
+
+#[test]
+fn an_ordinary_user_binds_from_inside_and_sees_cgroups_read_only() {
+    let map = json!([{ "containerID": 0, "hostID": 1000, "size": 1 }]);
+    let spaces = json!([{ "type": "user" }, { "type": "mount" }, { "type": "ipc" }]);
+    let mounts = json!([
+        { "destination": "/sys", "source": "/sys", "options": ["rbind", "ro"] },
+        { "destination": "/sys/fs/cgroup", "type": "cgroup" }
+    ]);
+    let changes = [
+        ("/linux/uidMappings", map.clone()),
+        ("/linux/gidMappings", map),
+        ("/linux/namespaces", spaces),
+        ("/hostname", json!("")),
+        ("/mounts", mounts),
+    ];
+    let host = Host { rootless: true, lesser: true, cgroups: Vec::new(), ..host() };
+    let plan = planned(&changes, &host, Wishes::default()).unwrap();
+    assert_eq!(plan.opens.list(), []);
+    let text = plan.to_string();
+    assert!(text.contains("become root of the user namespace\nunshare ipc\nstart a session\n"), "{text}");
+    assert!(text.contains("await Mapped\nbecome undumpable\n"), "the maps of a hidden process are root's: {text}");
+    assert_eq!(
+        between(&text, "clone rootfs", "bind device"),
+        "rbind /sys on /sys set +1 -0 recursively +1 -0 drop 20000e\n\
+         mount tmpfs on /sys/fs/cgroup mode=755\nchange the mount on /sys/fs/cgroup set +1 -0\n"
+    );
+}
+
+#[test]
+fn mounts_in_full() {
+    let map = json!([{ "containerID": 0, "hostID": 1000, "size": 10 }]);
+    let mounts = json!([
+        { "destination": "/a", "source": "v", "options": ["rbind", "ro", "rnoexec", "rslave"] },
+        { "destination": "/b", "source": "/v", "options": ["bind", "ridmap"], "uidMappings": map, "gidMappings": map },
+        { "destination": "/c", "source": "rootfs/a", "options": ["bind", "relatime", "src-nofollow"] },
+        { "destination": "/d", "type": "tmpfs", "source": "t", "options": ["ro", "size=1k", "tmpcopyup", "lazytime"] },
+        { "destination": "/d", "type": "tmpfs", "source": "t", "options": ["remount", "size=2k"] },
+        { "destination": "e", "type": "ext4", "source": "/dev/vda", "options": ["ro", "noload", "nosymfollow"] }
+    ]);
+    let plan = planned(&[("/mounts", mounts)], &host(), Wishes::default()).unwrap();
+    let maps = IdMaps { uid: "0 1000 10\n".into(), gid: "0 1000 10\n".into() };
+    assert_eq!(plan.opens.list(), [Open::Mapping(maps)]);
+    assert_eq!(plan.warnings, ["mounts[5].destination: \"e\" is not absolute; it is taken from the root (deprecated)"]);
+    let text = plan.to_string();
+    assert_eq!(
+        between(&text, "clone rootfs", "make device"),
+        "rbind /bundle/v on /a set +1 -0 recursively +8 -0 drop 20000e rslave\n\
+         bind /v on /b ids mapped recursively by slot 0\n\
+         bind /bundle/rootfs/a on /c set +0 -70 drop 20008f\n\
+         mount tmpfs on /d lazytime size=1k with a copy of what is there\n\
+         change the mount on /d size=2k\n\
+         mount ext4 on /e noload ro set +200001 -0\n"
+    );
+    assert!(text.contains("change the mount on /d set +1 -0\nmake / read-only\n"), "{text}");
+}

@@ -117,8 +117,8 @@ fn check_linux(spec: &Spec, linux: &Linux) -> Result<()> {
             _ => {}
         }
     }
-    if of(LinuxNamespaceType::Mount).is_none_or(is_joined) {
-        let what = "linux.namespaces: a new mount namespace is needed";
+    if of(LinuxNamespaceType::Mount).is_none() {
+        let what = "linux.namespaces: a mount namespace is needed";
         return Err(Error::new(Kind::Unsupported, what));
     }
     if spec.hostname().as_ref().is_some_and(|name| !name.is_empty()) && of(LinuxNamespaceType::Uts).is_none() {
@@ -165,12 +165,6 @@ fn check_paths(linux: &Linux) -> Result<()> {
     for (at, device) in linux.devices().iter().flatten().enumerate() {
         if !device.path().is_absolute() {
             return wrong(format!("linux.devices[{at}].path: must be absolute, not {:?}", device.path()));
-        }
-    }
-    let lists = [("maskedPaths", linux.masked_paths()), ("readonlyPaths", linux.readonly_paths())];
-    for (field, paths) in lists {
-        if let Some(at) = paths.iter().flatten().position(|path| !path.starts_with('/')) {
-            return wrong(format!("linux.{field}[{at}]: must be an absolute path"));
         }
     }
     Ok(())
@@ -222,7 +216,6 @@ mod tests {
                 "linux.namespaces[2].type: pid is there twice",
             ),
             ("/linux/namespaces", r#"[{"type":"mount"}]"#, "hostname: needs a uts namespace in linux.namespaces"),
-            ("/linux/maskedPaths", r#"["/a","b"]"#, "linux.maskedPaths[1]: must be an absolute path"),
             (
                 "/linux/namespaces",
                 r#"[{"type":"mount"},{"type":"uts"},{"type":"user"}]"#,

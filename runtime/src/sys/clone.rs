@@ -27,6 +27,7 @@ pub mod flags {
 }
 
 const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_PARENT: u64 = 0x8000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// `struct clone_args` of linux/sched.h, up to `cgroup` (Linux 5.7).
@@ -88,6 +89,23 @@ pub fn hidden(hide: bool, clone: impl FnOnce() -> Result<Side, Errno>) -> Result
         process::set_dumpable(true)?;
     }
     side
+}
+
+/// clone3(2) of a sibling: a copy of this process in the new namespaces `flags`, whose parent is this one's. The pid is
+/// that in this process' own PID namespace, whichever its children are born into.
+pub fn clone_sibling(_alone: &Solo, flags: u64) -> Result<Side, Errno> {
+    let mut pidfd: i32 = -1;
+    let flags = flags | CLONE_PIDFD | CLONE_PARENT;
+    // The signal at exit is the caller's own: with CLONE_PARENT none may be named.
+    let args = CloneArgs { flags, pidfd: &raw mut pidfd as u64, ..CloneArgs::default() };
+    // SAFETY: as in `clone3`: a copy of this memory, of a process that `Solo` proves to be alone, and a pidfd pointer
+    // that outlives the call.
+    let ret = check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })?;
+    match ret {
+        0 => Ok(Side::Child),
+        // SAFETY: clone3 succeeded with CLONE_PIDFD, so the kernel stored a descriptor that is ours alone.
+        pid => Ok(Side::Parent(pid as i32, unsafe { OwnedFd::from_raw_fd(pidfd) })),
+    }
 }
 
 /// setns(2): enters the namespaces `flags` that `fd` (a namespace or, with several flags, a pidfd) stands for.

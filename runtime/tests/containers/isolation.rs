@@ -137,7 +137,7 @@ fn proc_on_a_link_is_refused() {
     symlink("/fake", house.rootfs().join("proc")).unwrap();
     let said = house.run();
     assert_eq!(said.code, 1, "{said:?}");
-    assert!(said.err.contains("mount proc on /proc: has to be mounted on an ordinary directory"), "{said:?}");
+    assert!(said.err.contains("mount proc on /proc: must be mounted on ordinary directory"), "{said:?}");
 }
 
 #[test]

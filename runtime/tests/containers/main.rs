@@ -16,4 +16,6 @@ mod lifecycle;
 mod limits;
 mod mounts;
 mod peers;
+mod rootless;
+mod spaces;
 mod update;
