@@ -381,8 +381,18 @@ fn is_lesser(host: &Host, spec: &Spec) -> bool {
 }
 
 fn refuse_used(cgroup: &Cgroup) -> Result<()> {
-    if !cgroup.exists() || !cgroup.is_populated()? {
+    if !cgroup.exists() {
         return Ok(());
+    }
+    if !cgroup.is_populated()? {
+        // A process that enters a frozen one stands still for ever.
+        return match cgroup.is_frozen() {
+            Ok(true) => {
+                let what = format!("cgroup {} is frozen; thaw or remove it", cgroup.path().display());
+                Err(Error::new(Kind::Exists, what))
+            }
+            _ => Ok(()),
+        };
     }
     let what = format!("cgroup {} has processes in it already", cgroup.path().display());
     Err(Error::new(Kind::Exists, what))

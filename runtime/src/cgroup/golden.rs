@@ -3,7 +3,7 @@
 use oci_spec::runtime::LinuxResources;
 
 use super::controller::{Controller, Version};
-use super::resources::{asks, decide, ignored, unified};
+use super::resources::{Write, asks, decide, ignored, unified};
 use crate::error::Kind;
 
 const FULL: &str = r#"{
@@ -96,6 +96,30 @@ fn a_hybrid_takes_each_controller_where_it_is() {
         },
         "memory memory.limit_in_bytes = 4096\nhugetlb hugetlb.1GB.max = max\nhugetlb hugetlb.1GB.rsvd.max = max (if there)",
     );
+}
+
+/// This project's own build host: everything on v1 but huge pages, and no rdma. What is asked of it is an error.
+#[test]
+fn everything_on_a_hybrid() {
+    let hybrid = |controller| match controller {
+        Controller::Hugetlb => Some(Version::V2),
+        Controller::Rdma => None,
+        _ => Some(Version::V1),
+    };
+    let mut all: LinuxResources = serde_json::from_str(FULL).unwrap();
+    let why = decide(&all, hybrid).unwrap_err();
+    assert_eq!(why.kind(), Kind::Unsupported);
+    assert!(why.to_string().contains("there is no rdma cgroup controller here"), "{why}");
+    all.set_rdma(None);
+    let of = |version| decide(&all, |_| Some(version)).unwrap();
+    let found = decide(&all, hybrid).unwrap();
+    let huge = |write: &Write| write.controller == Controller::Hugetlb;
+    let expected: Vec<Write> = of(Version::V1)
+        .into_iter()
+        .filter(|write| !huge(write))
+        .chain(of(Version::V2).into_iter().filter(huge))
+        .collect();
+    assert_eq!(found, expected);
 }
 
 #[test]

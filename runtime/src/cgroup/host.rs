@@ -250,12 +250,14 @@ fn a_cgroup_in_which_processes_come_and_go_still_freezes() {
 #[test]
 fn a_signal_reaches_all_and_leaves_them_as_they_were() {
     let Some(real) = Real::new("signal-all") else { return };
-    let mut child = real.shell("trap 'echo got' USR1; read go; read end");
+    let mut child = real.shell("trap 'echo got' USR1; echo set; read go; read end");
+    let mut line = [0; 4];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+    assert_eq!(&line, b"set\n");
     real.0.freeze().unwrap();
     real.0.signal_all(libc::SIGUSR1).unwrap();
     assert!(real.0.is_frozen().unwrap(), "who was frozen stays so");
     real.0.thaw().unwrap();
-    let mut line = [0; 4];
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
     assert_eq!(&line, b"got\n");
     real.0.signal_all(libc::SIGKILL).unwrap();

@@ -36,6 +36,8 @@ mod layout;
 mod merge;
 mod oom;
 mod place;
+#[cfg(test)]
+mod real;
 pub mod resources;
 mod stats;
 pub mod systemd;

@@ -69,7 +69,9 @@ fn process(process: &mut Value, at: &str, notes: &mut Vec<String>) -> bool {
 /// Limits beyond what a file system can hold are no limits.
 fn hugepages(json: &mut Value) -> bool {
     let mut changed = false;
-    let list = json.pointer_mut("/linux/resources/hugepageLimits").and_then(Value::as_array_mut);
+    // The second is where `update --resources` has it.
+    let at = ["/linux/resources/hugepageLimits", "/hugepageLimits"].into_iter().find(|at| json.pointer(at).is_some());
+    let list = at.and_then(|at| json.pointer_mut(at)).and_then(Value::as_array_mut);
     for limit in list.into_iter().flatten().filter_map(|entry| entry.get_mut("limit")) {
         if limit.as_u64().is_some_and(|limit| limit > i64::MAX as u64) {
             *limit = json!(i64::MAX);

@@ -55,6 +55,12 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_beyond_all_memory_is_none() {
+        let all = load_resources(r#"{"hugepageLimits":[{"pageSize":"2MB","limit":18446744073709551615}]}"#).unwrap();
+        assert_eq!(all.hugepage_limits().as_ref().unwrap()[0].limit(), i64::MAX);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let said = load_resources(r#"{"memory":{"limit":"1g"}}"#).unwrap_err().to_string();
         assert_eq!(said, "memory.limit: invalid type: string \"1g\", expected i64");
