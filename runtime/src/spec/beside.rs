@@ -50,9 +50,7 @@ fn process(process: &mut Value, at: &str, notes: &mut Vec<String>) -> bool {
             known || !name.is_string()
         });
     }
-    for flag in
-        fields.get_mut("scheduler").and_then(|scheduler| scheduler["flags"].as_array_mut()).into_iter().flatten()
-    {
+    for flag in fields.get_mut("scheduler").and_then(|all| all.get_mut("flags")?.as_array_mut()).into_iter().flatten() {
         if let Some((_, other)) = FLAGS.iter().find(|(name, _)| flag.as_str() == Some(name)) {
             *flag = json!(other);
             changed = true;

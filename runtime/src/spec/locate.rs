@@ -9,9 +9,22 @@ enum Level {
 /// The path at a 1-based line and column, as serde_json reports them: `process.user.uid`, `mounts[1].options`. Empty
 /// at the top.
 pub(super) fn path_at(text: &str, line: usize, column: usize) -> String {
+    render(&levels_at(text, line, column))
+}
+
+/// The path of a field that the object lacks at whose end this position is.
+pub(super) fn field_of(text: &str, line: usize, column: usize, field: &str) -> String {
+    let mut levels = levels_at(text, line, column);
+    match levels.last_mut() {
+        Some(Level::Object(name)) => field.clone_into(name),
+        _ => levels.push(Level::Object(field.to_owned())),
+    }
+    render(&levels)
+}
+
+fn levels_at(text: &str, line: usize, column: usize) -> Vec<Level> {
     let before: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
-    let stop = (before + column.saturating_sub(1)).min(text.len());
-    render(&walk(text.as_bytes(), stop))
+    walk(text.as_bytes(), (before + column.saturating_sub(1)).min(text.len()))
 }
 
 fn walk(text: &[u8], stop: usize) -> Vec<Level> {

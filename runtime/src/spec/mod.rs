@@ -2,6 +2,8 @@
 
 mod beside;
 mod locate;
+#[cfg(test)]
+mod places;
 mod resources;
 mod template;
 mod validate;
@@ -78,13 +80,23 @@ pub(crate) fn parse_noting<T: DeserializeOwned>(text: &str, notes: &mut Vec<Stri
 
 /// The sentence of a refused text, with the path at which it stops to fit.
 fn located(text: &str, why: &serde_json::Error) -> Error {
-    let place = locate::path_at(text, why.line(), why.column());
     let said = why.to_string();
     let said = said.split(" at line ").next().unwrap_or(&said);
-    let what = if place.is_empty() {
-        format!("{said} (line {}, column {})", why.line(), why.column())
-    } else {
-        format!("{place}: {said}")
+    let (line, column) = (why.line(), why.column());
+    let at = format!("line {line}, column {column}");
+    let missing = said.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+    // What an object or a list is in place of is found before it is read, everything else after.
+    let early = said.starts_with("invalid type: map") || said.starts_with("invalid type: sequence");
+    let place = locate::path_at(text, line, if early { column + 1 } else { column });
+    // serde_json takes a word of a closed list that is no string for broken JSON.
+    let is_json = || serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+    let what = match missing {
+        Some(field) => format!("{}: is missing", locate::field_of(text, line, column, field)),
+        None if why.is_data() && place.is_empty() => format!("{said} ({at})"),
+        None if why.is_data() => format!("{place}: {said}"),
+        None if is_json() => format!("{place}: must be a string"),
+        None if place.is_empty() => format!("not JSON at {at}: {said}"),
+        None => format!("not JSON at {at}, in {place}: {said}"),
     };
     Error::new(Kind::Invalid, what)
 }
