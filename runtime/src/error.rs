@@ -64,6 +64,19 @@ impl Error {
         Error { kind: self.kind, what: what.into(), errno: None, cause: Some(Box::new(self)) }
     }
 
+    /// The same failure of a field, seen from what the field belongs to: `path: why` becomes `mounts[3].path: why`. One
+    /// that does not begin with the name of a field is put behind a colon, as by [`Error::within`].
+    #[must_use]
+    pub fn below(mut self, parent: &str) -> Error {
+        let end = self.what.find([':', '[', '.']).unwrap_or(self.what.len());
+        let field = &self.what[..end];
+        if !field.is_empty() && field.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            self.what = format!("{parent}.{}", self.what);
+            return self;
+        }
+        self.within(parent)
+    }
+
     /// The same failure as another kind.
     #[must_use]
     pub fn of_kind(mut self, kind: Kind) -> Error {
@@ -132,6 +145,17 @@ mod tests {
         assert_eq!(error.to_string(), "create web: mount proc on /proc: Operation not permitted (EPERM)");
         assert_eq!(error.errno(), Some(Errno::from_raw(libc::EPERM)));
         assert_eq!(error.kind(), Kind::System);
+    }
+
+    #[test]
+    fn paths_grow_from_the_inside_out() {
+        let of = |what: &str| Error::new(Kind::Invalid, what);
+        assert_eq!(of("path: is gone").below("mounts[3]").to_string(), "mounts[3].path: is gone");
+        assert_eq!(
+            of("no").within("syscalls[0].args").below("linux.seccomp").to_string(),
+            "linux.seccomp.syscalls[0].args: no"
+        );
+        assert_eq!(of("it is gone").below("mounts[3]").to_string(), "mounts[3]: it is gone");
     }
 
     #[test]

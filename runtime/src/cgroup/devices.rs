@@ -69,7 +69,7 @@ pub fn rules(resources: Option<&LinuxResources>) -> Result<Vec<Rule>> {
     let mut rules = vec![Rule { allow: false, kind: Type::Any, major: None, minor: None, access: ALL }];
     let given = resources.and_then(|resources| resources.devices().as_ref());
     for (at, rule) in given.into_iter().flatten().enumerate() {
-        let rule = parse(rule).map_err(|why| why.within(format!("linux.resources.devices[{at}]")))?;
+        let rule = parse(rule).map_err(|why| why.below(&format!("linux.resources.devices[{at}]")))?;
         if rules.last() != Some(&rule) {
             rules.push(rule);
         }
@@ -84,13 +84,13 @@ fn parse(rule: &LinuxDeviceCgroup) -> Result<Rule> {
         LinuxDeviceType::A => Type::Any,
         LinuxDeviceType::B => Type::Block,
         LinuxDeviceType::C | LinuxDeviceType::U => Type::Char,
-        LinuxDeviceType::P => return Err(Error::new(Kind::Invalid, "type p is a pipe and no device")),
+        LinuxDeviceType::P => return Err(Error::new(Kind::Invalid, "type: p is a pipe and no device")),
     };
     let number = |name: &str, number: Option<i64>| match number {
         None | Some(-1) => Ok(None),
         Some(number) => u32::try_from(number)
             .map(Some)
-            .map_err(|_| Error::new(Kind::Invalid, format!("{name} {number} is out of range"))),
+            .map_err(|_| Error::new(Kind::Invalid, format!("{name}: {number} is out of range"))),
     };
     let text = rule.access().as_deref().unwrap_or("");
     let mut access = 0;
@@ -99,7 +99,7 @@ fn parse(rule: &LinuxDeviceCgroup) -> Result<Rule> {
             'r' => READ,
             'w' => WRITE,
             'm' => MKNOD,
-            _ => return Err(Error::new(Kind::Invalid, format!("access {text:?} has more than r, w and m"))),
+            _ => return Err(Error::new(Kind::Invalid, format!("access: {text:?} has more than r, w and m"))),
         };
     }
     // Type a with nothing said is how every peer's default spec writes "deny everything".
@@ -158,14 +158,14 @@ mod tests {
     #[test]
     fn wrong_rules_are_named() {
         for (rule, says) in [
-            (r#"{"allow":true,"type":"c","major":4294967296,"access":"r"}"#, "major 4294967296 is out of range"),
-            (r#"{"allow":true,"type":"c","access":"rx"}"#, "access \"rx\" has more than r, w and m"),
-            (r#"{"allow":true,"type":"p","access":"r"}"#, "type p is a pipe"),
+            (r#"{"allow":true,"type":"c","major":4294967296,"access":"r"}"#, "major: 4294967296 is out of range"),
+            (r#"{"allow":true,"type":"c","access":"rx"}"#, "access: \"rx\" has more than r, w and m"),
+            (r#"{"allow":true,"type":"p","access":"r"}"#, "type: p is a pipe"),
         ] {
             let error = rules(Some(&resources(&format!("[{rule}]")))).unwrap_err();
             assert_eq!(error.kind(), Kind::Invalid);
             let text = error.to_string();
-            assert!(text.starts_with("linux.resources.devices[0]: ") && text.contains(says), "{text}");
+            assert!(text.starts_with("linux.resources.devices[0].") && text.contains(says), "{text}");
         }
     }
 }

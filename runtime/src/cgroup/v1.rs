@@ -14,7 +14,7 @@ pub(super) fn memory(memory: &LinuxMemory, writes: &mut Vec<Write>) -> Result<()
     match (limit, swap) {
         (Some(limit), Some(swap)) if limit > 0 && swap > 0 && swap < limit => {
             let what = format!(
-                "linux.resources.memory: swap {swap} is the sum of memory and swap and cannot be below limit {limit}"
+                "linux.resources.memory.swap: {swap} is the sum of memory and swap and cannot be below limit {limit}"
             );
             return Err(Error::new(Kind::Invalid, what));
         }

@@ -34,17 +34,17 @@ pub(super) fn memory(memory: &LinuxMemory, writes: &mut Vec<Write>) -> Result<()
 /// # Errors
 /// `Invalid` where the sum is below the memory limit, or no memory limit is known to subtract.
 pub(super) fn swap(sum: i64, limit: i64) -> Result<Option<i64>> {
-    let invalid = |what: String| Err(Error::new(Kind::Invalid, format!("linux.resources.memory: {what}")));
+    let invalid = |what: String| Err(Error::new(Kind::Invalid, format!("linux.resources.memory.{what}")));
     match (sum, limit) {
         // Unlimited memory, nothing said of swap: v1 gave unlimited swap with it.
         (0, -1) => Ok(Some(-1)),
         (0, _) => Ok(None),
         (-1, _) => Ok(Some(-1)),
         (sum, -1) => Ok(Some(sum)),
-        (sum, 0) => invalid(format!("swap {sum} is the sum of memory and swap and needs limit beside it")),
-        (_, limit) if limit < 0 => invalid(format!("limit {limit} is negative")),
+        (sum, 0) => invalid(format!("swap: {sum} is the sum of memory and swap and needs limit beside it")),
+        (_, limit) if limit < 0 => invalid(format!("limit: {limit} is negative")),
         (sum, limit) if sum < limit => {
-            invalid(format!("swap {sum} is the sum of memory and swap and cannot be below limit {limit}"))
+            invalid(format!("swap: {sum} is the sum of memory and swap and cannot be below limit {limit}"))
         }
         (sum, limit) => Ok(Some(sum - limit)),
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Plan;
 use super::step::Step;
-use crate::error::{Context as _, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 
 /// More CPUs than any kernel is built for: the kernel takes those that there are and that the cgroup allows.
 pub const EVERY_CPU: [u64; 128] = [u64::MAX; 128];
@@ -53,7 +53,7 @@ pub(super) fn decide(lasting: &Lasting, plan: &mut Plan) -> Result<()> {
         }
     }
     if let Some(policy) = &lasting.memory_policy {
-        plan.steps.push(memory_policy(policy).context(|| "linux.memoryPolicy")?);
+        plan.steps.push(memory_policy(policy).map_err(|why| why.below("linux.memoryPolicy"))?);
     }
     Ok(())
 }
@@ -174,11 +174,11 @@ mod tests {
             (r#"{"mode":"MPOL_LOCAL"}"#, "set memory policy 0x4 nodes []\n"),
             (r#"{"mode":"MPOL_PREFERRED_MANY","nodes":"1"}"#, "set memory policy 0x5 nodes [2]\n"),
             (r#"{"mode":"MPOL_WEIGHTED_INTERLEAVE","nodes":"1"}"#, "set memory policy 0x6 nodes [2]\n"),
-            (r#"{"mode":"MPOL_BIND"}"#, "linux.memoryPolicy: nodes: MPOL_BIND needs at least one"),
-            (r#"{"mode":"MPOL_LOCAL","nodes":"0"}"#, "linux.memoryPolicy: nodes: MPOL_LOCAL takes none"),
+            (r#"{"mode":"MPOL_BIND"}"#, "linux.memoryPolicy.nodes: MPOL_BIND needs at least one"),
+            (r#"{"mode":"MPOL_LOCAL","nodes":"0"}"#, "linux.memoryPolicy.nodes: MPOL_LOCAL takes none"),
             (
                 r#"{"mode":"MPOL_BIND","nodes":"a"}"#,
-                "linux.memoryPolicy: nodes: \"a\" is not a number or range up to 8191",
+                "linux.memoryPolicy.nodes: \"a\" is not a number or range up to 8191",
             ),
         ];
         for (policy, expected) in cases {

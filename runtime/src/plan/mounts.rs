@@ -8,7 +8,7 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount as OciMount, Spec};
 use super::options::{self, Options};
 use super::step::{Mount, Slot, Step, Target, What};
 use super::{CgroupMount, Host, Opens, Tree, c_string, idmap, path_text};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::root::Place;
 use crate::sys::mount::{Depth, MountAttr, attr};
 
@@ -62,7 +62,7 @@ pub(super) fn decide(
     let mut site = Site { linux, bundle, rootfs, host, opens, warnings, steps, last };
     for (at, mount) in spec.mounts().iter().flatten().enumerate() {
         let from = site.steps.len();
-        site.one(mount, at).context(|| format!("mounts[{at}]"))?;
+        site.one(mount, at).map_err(|why| why.below(&format!("mounts[{at}]")))?;
         if let Some(label) = &label {
             super::labels::file_systems(&mut site.steps, from, label);
         }

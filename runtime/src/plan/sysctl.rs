@@ -58,6 +58,8 @@ fn check(linux: &Linux, name: &str, path: &str) -> Result<()> {
         (LinuxNamespaceType::Ipc, "needs an ipc namespace")
     } else if path.starts_with("net/") {
         (LinuxNamespaceType::Network, "needs a network namespace")
+    } else if path.starts_with("user/") {
+        (LinuxNamespaceType::User, "needs a user namespace")
     } else if path == "kernel/domainname" {
         (LinuxNamespaceType::Uts, "needs a uts namespace")
     } else if path == "kernel/hostname" {

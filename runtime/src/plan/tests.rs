@@ -260,9 +260,9 @@ fn what_may_not_be_covered_is_refused() {
         let mounts = json!([{ "destination": destination, "source": "/x", "type": "none", "options": options }]);
         planned(&[("/mounts", mounts)], &host(), Wishes::default()).unwrap_err().to_string()
     };
-    assert_eq!(refused("/proc/sys", json!(["bind"])), "mounts[0]: destination: /proc/sys must not be covered");
-    assert_eq!(refused("/a/../proc/self/", json!(["rbind"])), "mounts[0]: destination: /proc/self must not be covered");
-    assert_eq!(refused("//", json!(["bind"])), "mounts[0]: destination: must not be the root");
+    assert_eq!(refused("/proc/sys", json!(["bind"])), "mounts[0].destination: /proc/sys must not be covered");
+    assert_eq!(refused("/a/../proc/self/", json!(["rbind"])), "mounts[0].destination: /proc/self must not be covered");
+    assert_eq!(refused("//", json!(["bind"])), "mounts[0].destination: must not be the root");
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub fn flag_bit(flag: LinuxSeccompFilterFlag) -> Option<u32> {
 /// `Invalid` for an argument index above 5, an error number above 4095, `SCMP_ACT_NOTIFY` as default or on `write`
 /// (which would hang the runtime itself); `Unsupported` for a profile that takes more than 4096 instructions.
 pub fn compile(profile: &LinuxSeccomp) -> Result<Filter> {
-    let plan = rules::plan(profile, rules::NATIVE).map_err(|why| why.within("linux.seccomp"))?;
+    let plan = rules::plan(profile, rules::NATIVE).map_err(|why| why.below("linux.seccomp"))?;
     let program = assemble::program(&plan);
     if program.len() > MOST_INSTRUCTIONS {
         let what = format!("linux.seccomp: the profile takes {} instructions of {MOST_INSTRUCTIONS}", program.len());

@@ -107,8 +107,7 @@ const ENOSYS: u32 = ERRNO | libc::ENOSYS as u32;
 
 /// The ranges of every architecture that `profile` lists.
 pub(super) fn plan(profile: &LinuxSeccomp, native: Abi) -> Result<Plan> {
-    let default =
-        action(profile.default_action(), profile.default_errno_ret()).map_err(|why| why.within("defaultAction"))?;
+    let default = action("defaultErrnoRet", profile.default_action(), profile.default_errno_ret())?;
     if profile.default_action() == LinuxSeccompAction::ScmpActNotify {
         return Err(Error::new(Kind::Invalid, "defaultAction: SCMP_ACT_NOTIFY would hang the runtime itself"));
     }
@@ -122,7 +121,7 @@ pub(super) fn plan(profile: &LinuxSeccomp, native: Abi) -> Result<Plan> {
         abis.iter().map(|abi| Calls { abi: *abi, decided: BTreeMap::new(), newest: 0 }).collect();
     let mut notify = false;
     for (at, entry) in profile.syscalls().iter().flatten().enumerate() {
-        let rule = Rule::new(entry).map_err(|why| why.within(format!("syscalls[{at}]")))?;
+        let rule = Rule::new(entry).map_err(|why| why.below(&format!("syscalls[{at}]")))?;
         notify |= entry.action() == LinuxSeccompAction::ScmpActNotify && rule.action != default;
         for name in entry.names() {
             calls.iter_mut().for_each(|calls| calls.add(name, &rule, default));
@@ -147,11 +146,11 @@ struct Rule {
 
 impl Rule {
     fn new(entry: &LinuxSyscall) -> Result<Self> {
-        let action = action(entry.action(), entry.errno_ret())?;
+        let action = action("errnoRet", entry.action(), entry.errno_ret())?;
         if entry.action() == LinuxSeccompAction::ScmpActNotify && entry.names().iter().any(|name| name == "write") {
-            return Err(Error::new(Kind::Invalid, "SCMP_ACT_NOTIFY on write would hang the runtime itself"));
+            return Err(Error::new(Kind::Invalid, "action: SCMP_ACT_NOTIFY on write would hang the runtime itself"));
         }
-        let tests: Vec<Test> = entry.args().iter().flatten().map(test).collect::<Result<_>>()?;
+        let tests: Vec<Test> = entry.args().iter().flatten().enumerate().map(test).collect::<Result<_>>()?;
         let mut arguments: Vec<u32> = tests.iter().map(|test| test.index).collect();
         arguments.sort_unstable();
         // libseccomp takes one test an argument; where a profile has more, runc makes each test of the entry a rule of
@@ -164,21 +163,24 @@ impl Rule {
     }
 }
 
-fn test(arg: &LinuxSeccompArg) -> Result<Test> {
+fn test((at, arg): (usize, &LinuxSeccompArg)) -> Result<Test> {
     if arg.index() > 5 {
-        return Err(Error::new(Kind::Invalid, format!("args: a system call has no argument {}", arg.index())));
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("args[{at}].index: a system call has no argument {}", arg.index()),
+        ));
     }
     let masked = arg.value_two().unwrap_or(0);
     Ok(Test { index: arg.index() as u32, operator: arg.op(), value: arg.value(), masked, wide: true })
 }
 
 /// `SECCOMP_RET_*` and its data.
-fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32> {
+fn action(field: &str, action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32> {
     // What the kernel takes: MAX_ERRNO, and 16 bits for a tracer.
     let most = if action == LinuxSeccompAction::ScmpActTrace { 0xffff } else { 4095 };
     let errno = errno.unwrap_or(libc::EPERM as u32);
     if errno > most {
-        return Err(Error::new(Kind::Invalid, format!("errnoRet {errno} is above {most}")));
+        return Err(Error::new(Kind::Invalid, format!("{field}: {errno} is above {most}")));
     }
     Ok(match action {
         LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => 0,

@@ -169,7 +169,7 @@ fn wrong_profiles_are_refused_with_the_place() {
         ),
         (
             r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_ERRNO","errnoRet":4096}]}"#,
-            "errnoRet 4096 is above 4095",
+            "errnoRet: 4096 is above 4095",
         ),
         (
             r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_TRAP",
@@ -179,7 +179,7 @@ fn wrong_profiles_are_refused_with_the_place() {
     ] {
         let error = compile(&profile(json)).unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid);
-        assert!(error.to_string().starts_with("linux.seccomp: ") && error.to_string().contains(says), "{error}");
+        assert!(error.to_string().starts_with("linux.seccomp.") && error.to_string().contains(says), "{error}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which JSON path a position in a text lies in. Only for the sentence of an error: the text has been refused already.
 
+use serde_json::Value;
+
 /// One level of nesting on the way to the position.
 enum Level {
     Object(String),
@@ -20,6 +22,21 @@ pub(super) fn field_of(text: &str, line: usize, column: usize, field: &str) -> S
         _ => levels.push(Level::Object(field.to_owned())),
     }
     render(&levels)
+}
+
+/// Where the first text or key with a zero byte is, below `at`.
+pub(super) fn zero_byte(value: &Value, at: String) -> Option<String> {
+    match value {
+        Value::String(text) => text.contains('\0').then_some(at),
+        Value::Array(list) => {
+            list.iter().enumerate().find_map(|(index, inner)| zero_byte(inner, format!("{at}[{index}]")))
+        }
+        Value::Object(fields) => fields.iter().find_map(|(key, inner)| {
+            let below = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+            if key.contains('\0') { Some(below.escape_default().to_string()) } else { zero_byte(inner, below) }
+        }),
+        _ => None,
+    }
 }
 
 fn levels_at(text: &str, line: usize, column: usize) -> Vec<Level> {

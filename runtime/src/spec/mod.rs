@@ -1,5 +1,7 @@
 //! `config.json`: reading, checking, and the sentence that a broken one deserves.
 
+#[cfg(test)]
+mod bad;
 mod beside;
 mod locate;
 #[cfg(test)]
@@ -63,17 +65,30 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
     parse_noting(text, &mut Vec::new())
 }
 
+/// A zero byte in any text: nothing that the kernel takes can have one, and C would stop reading there.
+fn no_zero_bytes(text: &str) -> Result<()> {
+    // JSON has no other way to write one.
+    if !text.contains("\\u0000") {
+        return Ok(());
+    }
+    let json: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+    match locate::zero_byte(&json, String::new()) {
+        Some(place) => Err(Error::new(Kind::Invalid, format!("{place}: must not contain a zero byte"))),
+        None => Ok(()),
+    }
+}
+
 /// As [`parse`]; `notes` gets a sentence for each thing that is not known here and was left out.
 pub(crate) fn parse_noting<T: DeserializeOwned>(text: &str, notes: &mut Vec<String>) -> Result<T> {
     let why = match serde_json::from_str(text) {
-        Ok(parsed) => return Ok(parsed),
+        Ok(parsed) => return no_zero_bytes(text).map(|()| parsed),
         Err(why) => why,
     };
     let mut noted = Vec::new();
     let reworded = beside::reword(text, &mut noted);
     if let Some(parsed) = reworded.and_then(|text| serde_json::from_str(&text).ok()) {
         notes.append(&mut noted);
-        return Ok(parsed);
+        return no_zero_bytes(text).map(|()| parsed);
     }
     Err(located(text, &why))
 }
