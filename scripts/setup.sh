@@ -20,7 +20,7 @@ for purpose in "$@"; do
       want podman podman; want containerd containerd; want unshare util-linux
       ;;
     bench) want runc runc; want crun crun; want strace strace ;;
-    vm) want qemu-system-x86_64 qemu-system-x86; want depmod kmod; want strip binutils ;;
+    vm) want qemu-system-x86_64 qemu-system-x86; want mke2fs e2fsprogs; want depmod kmod; want strip binutils ;;
     *) fail "unknown purpose '$purpose'; the purposes are demo, test, bench and vm" ;;
   esac
 done

@@ -1,62 +1,95 @@
 //! The initial file system of the test machine: busybox, the kernel modules that a container host needs, the test
 //! programs, and an `/init` that runs them and reports.
 
-use crate::Programs;
 use crate::machine::Kernel;
+use crate::{Guest, Programs, debian};
 use gantry_tests::tools;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// Modules of Debian's cloud kernel that the tests use, in loading order; `modprobe` follows their dependencies.
-const MODULES: [&str; 6] = ["overlay", "veth", "bridge", "nf_tables", "nft_masq", "br_netfilter"];
+const MODULES: [&str; 8] =
+    ["virtio_pci", "virtio_blk", "overlay", "veth", "bridge", "nf_tables", "nft_masq", "br_netfilter"];
 
 /// The machine's first process. A container runtime cannot `pivot_root` away from the initial rootfs, so everything
 /// moves to a tmpfs first.
-const INIT: &str = r#"#!/bin/sh
+const INIT: &str = r#"#!/bin/busybox sh
 export PATH=/bin:/sbin
 mount -t proc proc /proc
 mkdir -p /new && mount -t tmpfs -o size=90% tmpfs /new
 for each in /*; do case $each in /new|/proc|/dev|/sys) ;; *) cp -a $each /new/ ;; esac; done
 mkdir -p /new/proc /new/sys /new/dev /new/tmp /new/run
 umount /proc
-exec switch_root /new /start
+exec switch_root /new $(cat /first)
 "#;
 
-const START: &str = r#"#!/bin/sh
-export PATH=/bin:/sbin HOME=/ RUST_BACKTRACE=1
+/// The first process of the plain guest: mounts what an init mounts, then runs the tests.
+const FIRST: &str = r#"#!/bin/busybox sh
+export PATH=/bin:/sbin HOME=/
 mount -t proc proc /proc && mount -t sysfs sys /sys && mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm && mount -t devpts devpts /dev/pts && mount -t tmpfs shm /dev/shm
-chmod 1777 /tmp
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount --make-rshared /
+exec /start
+"#;
+
+/// The tests, in either guest. Where systemd runs, the containers' tests run a second time with its driver.
+const START: &str = r#"#!/bin/busybox sh
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/ RUST_BACKTRACE=1
 ip link set lo up
 for module in $(cat /modules); do modprobe $module 2>/dev/null || echo "module $module: not loaded"; done
-echo "VM: kernel $(uname -r), controllers: $(cat /sys/fs/cgroup/cgroup.controllers)"
+# The programs may lie below /tmp themselves.
+mkdir -p /disk && mount -t ext4 /dev/vda /disk && cp -a /tmp/. /disk/ && mount --bind /disk /tmp || echo "VM: no disk: /tmp is a tmpfs"
+chmod 1777 /tmp
+if [ -e /sys/fs/cgroup/cgroup.controllers ]; then cgroups="v2: $(cat /sys/fs/cgroup/cgroup.controllers)"; else cgroups="v1: $(ls /sys/fs/cgroup | xargs)"; fi
+echo "VM: kernel $(uname -r), first process $(cat /proc/1/comm), cgroups $cgroups"
 failed=0
+run() {
+  echo "VM: $(basename $1) $2 at $(cut -d. -f1 /proc/uptime) s"
+  (cd /tmp && timeout 900 env $2 $1 --show-output $(cat /filter)) || { failed=$((failed + 1)); echo "VM-FAILED: $1 $2"; }
+}
 while read -r program; do
-  echo "VM: $(basename $program)"
-  (cd /tmp && timeout 600 $program --show-output $(cat /filter)) || { failed=$((failed + 1)); echo "VM-FAILED: $program"; }
+  [ -e /driver-only ] || run $program
+  case $program in */containers-*) [ ! -d /run/systemd/system ] || run $program GANTRY_TEST_DRIVER=systemd ;; esac
 done < /programs
 echo "VM-RESULT: $failed"
-poweroff -f
+busybox poweroff -f
 "#;
 
 /// Packs the archive and returns its path.
 ///
 /// # Errors
 /// A sentence naming the file or tool that was in the way.
-pub(crate) fn pack(work: &Path, kernel: &Kernel, programs: &Programs, filter: &[String]) -> Result<PathBuf, String> {
+pub(crate) fn pack(
+    work: &Path,
+    kernel: &Kernel,
+    programs: &Programs,
+    guest: Guest,
+    filter: &[String],
+) -> Result<PathBuf, String> {
     let root = work.join("root");
     let _ = fs::remove_dir_all(&root);
     for dir in ["bin", "sbin", "etc", "proc", "sys", "dev", "tmp", "run"] {
         fs::create_dir_all(root.join(dir)).map_err(|e| format!("make {dir}: {e}"))?;
     }
+    if guest.has_systemd() {
+        debian::place(&debian::tree(work)?, &root)?;
+    }
     busybox(&root)?;
     script(&root.join("init"), INIT)?;
+    script(&root.join("plain"), FIRST)?;
+    write(&root.join("first"), if guest.has_systemd() { "/lib/systemd/systemd" } else { "/plain" })?;
     script(&root.join("start"), START)?;
-    write(&root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")?;
-    write(&root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
+    write(
+        &root.join("etc/passwd"),
+        "root:x:0:0:root:/:/bin/sh\nmessagebus:x:100:100:bus:/:/bin/sh\n\
+         user:x:1000:1000:user:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
+    )?;
+    write(&root.join("etc/group"), "root:x:0:\nmessagebus:x:100:\nuser:x:1000:\nnogroup:x:65534:\n")?;
+    if guest == Guest::SystemdV1 {
+        write(&root.join("driver-only"), "")?;
+    }
     write(&root.join("modules"), &MODULES.join("\n"))?;
     write(&root.join("filter"), &filter.join(" "))?;
     modules(&root, kernel)?;

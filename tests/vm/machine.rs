@@ -1,5 +1,6 @@
 //! The machine: Debian's cloud kernel out of its package, and one boot of it under qemu.
 
+use crate::Guest;
 use gantry_tests::tools;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -84,7 +85,7 @@ impl Outcome {
             Some(_) => "some programs failed",
             None => "the machine did not come to its end",
         };
-        format!("vm-test: {} passed, {} failed, {} skipped; {end}", self.passed, self.failed, self.skipped)
+        format!("{} passed, {} failed, {} skipped; {end}", self.passed, self.failed, self.skipped)
     }
 
     /// Reads one line of the machine's console.
@@ -143,18 +144,29 @@ fn kvm_works(kernel: &Path) -> bool {
     false
 }
 
+/// An empty disk for the tests' files: a tmpfs lacks what file systems of containers have, such as id-mapped mounts.
+fn disk(work: &Path) -> Result<PathBuf, String> {
+    let path = work.join("disk.ext4");
+    let made = fs::File::create(&path).and_then(|file| file.set_len(2 << 30));
+    made.map_err(|e| format!("make {}: {e}", path.display()))?;
+    tools::output("mke2fs", &["-q", "-F", "-t", "ext4", &path.display().to_string()])?;
+    Ok(path)
+}
+
 /// Boots once, shows the console, and returns what came of it.
 ///
 /// # Errors
 /// qemu could not be started.
-pub(crate) fn boot(kernel: &Path, initramfs: &Path, work: &Path) -> Result<Outcome, String> {
-    let log = work.join("console.log");
+pub(crate) fn boot(kernel: &Path, initramfs: &Path, work: &Path, guest: Guest) -> Result<Outcome, String> {
+    let log = work.join(format!("console-{}.log", guest.name()));
     let accelerator = if kvm_works(kernel) { &KVM } else { &EMULATION };
-    println!("==> boot ({})", accelerator[1]);
+    println!("==> boot {} ({})", guest.name(), accelerator[1]);
     // A word with `=` that the kernel does not know becomes a variable of the first process, and of the tests.
-    let emulated = if accelerator == &EMULATION { " GANTRY_EMULATED=1" } else { "" };
-    let parameters = format!("console=ttyS0 quiet panic=-1 cgroup_no_v1=all random.trust_cpu=on{emulated}");
+    let emulated = if accelerator == &EMULATION { " GANTRY_EMULATED=1 systemd.setenv=GANTRY_EMULATED=1" } else { "" };
+    let parameters = format!("console=ttyS0 quiet panic=-1 random.trust_cpu=on {}{emulated}", guest.parameters());
+    let disk = disk(work)?;
     let mut machine = qemu(accelerator, kernel)
+        .args(["-drive", &format!("file={},if=virtio,format=raw,cache=unsafe", disk.display())])
         .arg("-initrd")
         .arg(initramfs)
         .args(["-append", &parameters])
@@ -198,7 +210,7 @@ mod tests {
             "test result: ok. 12 passed; 0 failed; 0 ignored\ntest result: ok. 3 passed; 0 failed\nVM-RESULT: 0\n",
         );
         assert!(outcome.passed());
-        assert_eq!(outcome.summary(), "vm-test: 15 passed, 0 failed, 0 skipped; all programs ended well");
+        assert_eq!(outcome.summary(), "15 passed, 0 failed, 0 skipped; all programs ended well");
     }
 
     #[test]
