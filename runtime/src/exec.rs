@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Process;
 
-use crate::cgroup::{Below, Cgroup, Layout};
+use crate::cgroup::systemd::Owner;
+use crate::cgroup::{Below, Cgroup, Doors, Layout};
 use crate::create::{Created, EXEC_SPACES, Options, Stdio, host};
 use crate::error::{Context, Error, Kind, Result};
 use crate::labels;
@@ -91,12 +92,19 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
     let host = Host { labels: labels::seen(Some(request.process), None), ..host(&cgroup)? };
     let host = Host { keyring: format!("_ses.{}", request.id), ..host };
     let mut plan = plan::exec(request.process, inside, &host, home.filter()?, wishes)?;
-    let mut doors = cgroup.doors_below(request.below, init.pid)?;
+    // From another cgroup a user may not move a process by themselves: their systemd does it, once there is one.
+    let mover = facts.unit.as_ref().filter(|unit| unit.owner == Owner::User && request.below.is_none());
+    let mut doors = match mover {
+        Some(_) => Doors::default(),
+        None => cgroup.doors_below(request.below, init.pid)?,
+    };
     let warnings = std::mem::take(&mut plan.warnings);
     let ground = launch::ground(&plan, vec![target], &mut doors, &request.stdio, alone)?;
     let unified = doors.unified.as_ref().map(|fd| fd.as_fd());
     let (launched, words) = launch::launch(plan, ground, unified, alone)?;
-    let heard = launch::speak(&launched.talk, Word::Recorded)
+    let heard = mover
+        .map_or(Ok(()), |unit| unit.attach(launched.pid))
+        .and_then(|()| launch::speak(&launched.talk, Word::Recorded))
         .and_then(|()| launch::listen(&launched.talk, &words, || Ok(())))
         .and_then(|mut heard| {
             if let (Stdio::ConsoleSocket(socket), Some(master)) = (request.stdio, &heard.console) {

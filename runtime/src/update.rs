@@ -78,7 +78,7 @@ fn apply(
     };
     let rest = || -> Result<()> {
         if let Some(unit) = &facts.unit {
-            unit.set(&cgroup, write)?;
+            unit.set(&cgroup, write, devices.then_some(all))?;
         }
         if devices {
             cgroup.change_devices(Some(all)).inspect_err(|_| {

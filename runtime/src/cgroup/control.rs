@@ -49,7 +49,7 @@ impl Cgroup {
             Signal::try_from(signal).map_err(|_| Error::new(Kind::Invalid, format!("there is no signal {signal}")))?;
         let frozen = self.is_frozen().unwrap_or(true) || self.set_frozen(BRIEF).is_err();
         let sent = self.pids().and_then(|pids| pids.into_iter().try_for_each(|pid| send(pid, signal)));
-        if !frozen { sent.and(self.thaw()) } else { sent }
+        if !frozen { sent.and(unless_gone(self.thaw())) } else { sent }
     }
 
     /// Kills every process with SIGKILL, forks in flight too, and thaws what is frozen so that they can die.
@@ -63,7 +63,7 @@ impl Cgroup {
         if let Some(dir) = self.unified_dir() {
             let file = dir.join("cgroup.kill");
             if file.exists() {
-                write_file(&file, "1")?;
+                unless_gone(write_file(&file, "1"))?;
             }
         }
         // Whatever is in the v1 trees but never was in the v2 one (or on a kernel without cgroup.kill).
@@ -75,7 +75,7 @@ impl Cgroup {
             // A freezer that hangs must not keep the kill back: then what was born meanwhile is found in the next round.
             let still = self.set_frozen(BRIEF).is_ok();
             let killed = self.pids()?.into_iter().try_for_each(|pid| send(pid, Signal::SIGKILL));
-            self.thaw_below()?;
+            unless_gone(self.thaw_below())?;
             killed?;
             if still {
                 return Ok(());
@@ -211,6 +211,15 @@ fn thaw_inner(dir: &Path) {
             let _ = fs::write(entry.path().join("freezer.state"), "THAWED");
             thaw_inner(&entry.path());
         }
+    }
+}
+
+/// systemd removes the cgroup of a scope as soon as its last process has gone.
+fn unless_gone(done: Result<()>) -> Result<()> {
+    let gone = |why: &Error| why.errno().is_some_and(|errno| matches!(errno.raw(), libc::ENOENT | libc::ENODEV));
+    match done {
+        Err(why) if gone(&why) => Ok(()),
+        done => done,
     }
 }
 

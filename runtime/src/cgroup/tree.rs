@@ -280,7 +280,11 @@ fn remove(dir: &Path) -> io::Result<()> {
         Err(why) if missing(&why) => Ok(()),
         Err(why) if why.raw_os_error() == Some(libc::EBUSY) || why.raw_os_error() == Some(libc::ENOTEMPTY) => {
             let mut below = false;
-            for entry in fs::read_dir(dir)? {
+            let entries = match fs::read_dir(dir) {
+                Err(why) if missing(&why) => return Ok(()),
+                entries => entries?,
+            };
+            for entry in entries {
                 let entry = entry?;
                 if entry.file_type()?.is_dir() {
                     below = true;

@@ -21,6 +21,17 @@ macro_rules! house {
 }
 pub(crate) use house;
 
+/// The same with systemd's driver.
+macro_rules! systemd_house {
+    ($name:expr) => {
+        match crate::house::House::with_systemd($name) {
+            Some(house) => house,
+            None => return,
+        }
+    };
+}
+pub(crate) use systemd_house;
+
 /// What a command left behind: exit code and both outputs.
 #[derive(Debug)]
 pub(crate) struct Said {
@@ -36,6 +47,8 @@ pub(crate) struct House {
     pub(crate) cgroup: String,
     /// `config.json`, written by each call that makes a container.
     pub(crate) config: Value,
+    /// systemd makes the cgroup: all tests run so, too, where `GANTRY_TEST_DRIVER=systemd` says it.
+    pub(crate) systemd: bool,
 }
 
 impl House {
@@ -58,11 +71,30 @@ impl House {
             fs::create_dir_all(dir.join("bundle/rootfs").join(dir_name)).unwrap();
         }
         let mut config: Value = serde_json::from_str(gantry_runtime::spec::TEMPLATE).unwrap();
-        let cgroup = format!("/gantry-rt-{pid}-{name}");
+        let systemd = std::env::var("GANTRY_TEST_DRIVER").is_ok_and(|driver| driver == "systemd");
+        let mut cgroup = format!("/gantry-rt-{pid}-{name}");
         config["process"]["terminal"] = json!(false);
         config["process"]["args"] = json!(["/bin/true"]);
         config["linux"]["cgroupsPath"] = json!(cgroup);
-        Some(House { dir, cgroup, config })
+        if systemd {
+            cgroup = format!("/system.slice/gantry-rt-{pid}-{name}.scope");
+            config["linux"]["cgroupsPath"] = json!(format!("system.slice:gantry:rt-{pid}-{name}"));
+        }
+        Some(House { dir, cgroup, config, systemd })
+    }
+
+    /// The same with systemd's driver, below a slice of its own. `None`, loudly, where no systemd runs.
+    pub(crate) fn with_systemd(name: &str) -> Option<House> {
+        if !Path::new("/run/systemd/system").exists() {
+            eprintln!("SKIPPED {name}: needs systemd as the first process (make vm-test has it)");
+            return None;
+        }
+        let mut house = House::new(name)?;
+        let unit = format!("{}-{name}", std::process::id());
+        house.systemd = true;
+        house.cgroup = format!("/gantry.slice/gantry-test.slice/rt-{unit}.scope");
+        house.set("/linux/cgroupsPath", json!(format!("gantry-test.slice:rt:{unit}")));
+        Some(house)
     }
 
     /// Sets one field, by JSON pointer.
@@ -90,7 +122,7 @@ impl House {
     /// A command of the runtime, ready to be changed and started.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gantry-runtime"));
-        command.arg("--root").arg(self.dir.join("state")).args(args);
+        command.arg("--root").arg(self.dir.join("state")).args(self.systemd.then_some("--systemd-cgroup")).args(args);
         command.current_dir(self.dir.join("bundle")).stdin(Stdio::null());
         command
     }

@@ -67,6 +67,10 @@ fn a_cgroup_that_is_in_use_is_refused() {
 #[test]
 fn a_relative_path_is_below_the_runtimes_own_cgroup() {
     let mut house = house!("relative");
+    if house.systemd {
+        eprintln!("SKIPPED a_relative_path_is_below_the_runtimes_own_cgroup: systemd's driver takes no paths");
+        return;
+    }
     let name = house.cgroup.trim_start_matches('/').to_owned();
     house.set("/linux/cgroupsPath", json!(name));
     house.sleeping();

@@ -18,4 +18,5 @@ mod mounts;
 mod peers;
 mod rootless;
 mod spaces;
+mod systemd;
 mod update;

@@ -34,6 +34,7 @@ use self::properties::{About, Property, property};
 use self::wire::Value;
 use super::{Cgroup, Version};
 use crate::error::{Context, Error, Kind, Result};
+use crate::sys::process;
 
 /// Shared by those errors that only mean: it is gone.
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
@@ -101,7 +102,11 @@ impl Unit {
         if let Some(resources) = resources {
             cgroup.apply(&whole_percents(resources))?;
         }
-        cgroup.apply_devices(resources)?;
+        match cgroup.apply_devices(resources) {
+            // Neither may such a user make a device, nor keep anybody from one.
+            Err(_) if process::is_unprivileged() => {}
+            applied => applied?,
+        }
         if !cgroup.layout().is_pure_v2() {
             // The trees that systemd does not know: cpuset, freezer, ...
             cgroup.join(pid)?;
@@ -113,22 +118,34 @@ impl Unit {
         Ok(())
     }
 
-    /// Gives the unit new limits; what `resources` leaves out stays. The files are the caller's: write
-    /// [`whole_percents`] of the same resources to them.
+    /// Gives the unit new limits, and where `devices` is given its device rules; what `resources` leaves out stays. The
+    /// files are the caller's: write [`whole_percents`] of the same resources to them, and the rules afterwards.
     ///
     /// # Errors
     /// As [`Unit::start`].
-    pub fn set(&self, cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
+    pub fn set(&self, cgroup: &Cgroup, resources: &LinuxResources, devices: Option<&LinuxResources>) -> Result<()> {
         let go = || -> Result<()> {
             let mut bus = self.owner.connect()?;
-            let limits = properties::limits(resources, self.about(&mut bus, cgroup)?)?;
-            if limits.is_empty() {
+            let about = self.about(&mut bus, cgroup)?;
+            let mut wanted = properties::limits(resources, about)?;
+            if devices.is_some() {
+                wanted.extend(devices::properties(&super::devices::rules(devices)?));
+            }
+            if wanted.is_empty() {
                 return Ok(());
             }
+            // On v1 it denies everything before it allows anything: nobody may open a device in between.
+            let still = devices.is_some() && about.version == Version::V1 && !cgroup.is_frozen()?;
+            if still {
+                cgroup.freeze()?;
+            }
             // Until the next boot: a transient unit is not longer.
-            let arguments = vec![Value::text(&*self.name), Value::Bool(true), encode(&limits)];
-            bus.manager("SetUnitProperties", arguments)?.map_err(Refusal::into_error)?;
-            Ok(())
+            let arguments = vec![Value::text(&*self.name), Value::Bool(true), encode(&wanted)];
+            let answer = bus.manager("SetUnitProperties", arguments);
+            if still {
+                cgroup.thaw()?;
+            }
+            answer?.map_err(Refusal::into_error).map(drop)
         };
         go().context(|| format!("set the limits of the unit {}", self.name))
     }
