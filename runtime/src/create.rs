@@ -16,7 +16,7 @@ use crate::status::Status;
 use crate::sys::clone::{self, Exit, Reap, flags};
 use crate::sys::{Solo, process};
 use crate::talk::{End, Word};
-use crate::{clock, hooks, labels, lifecycle, seccomp, spec, state, trace, userns};
+use crate::{clock, hooks, labels, lifecycle, mounts, seccomp, spec, state, trace, userns};
 
 /// What a new container is to be made of.
 #[derive(Debug)]
@@ -196,6 +196,9 @@ fn build(
     // Before the first record: what is recorded is what a rollback takes apart.
     refuse_used(&cgroup)?;
     let mut facts = facts(request, spec, bundle, &cgroup, unit);
+    if facts.namespaces & flags::MOUNT == 0 {
+        facts.mounted_on = Some(mounts::number(&facts.rootfs).context(|| "root.path")?);
+    }
     home.record(&facts)?;
     trace::say(|| format!("state of {} is in {}", request.id, home.path().display()));
     let filter = compile(spec)?;
@@ -217,6 +220,8 @@ fn build(
     trace::say(|| format!("cgroup {} is made and limited", cgroup.path().display()));
     let host = Host { labels: labels::seen(spec.process().as_ref(), spec.linux().as_ref()), ..host(&cgroup)? };
     let host = Host { keyring: format!("_ses.{}", request.id), lesser: is_lesser(&host, spec), ..host };
+    let full_views = if wishes.no_pivot { mounts::full_views(&facts.rootfs)? } else { Vec::new() };
+    let host = Host { full_views, ..host };
     let mut plan = plan::create(spec, bundle, &host, filter, wishes)?;
     plan.warnings.splice(0..0, notes);
     let mut ground = launch::ground(&plan, Vec::new(), &mut doors, &request.stdio, alone)?;
@@ -335,6 +340,7 @@ fn facts(request: &CreateRequest<'_>, spec: &Spec, bundle: &Path, cgroup: &Cgrou
         cgroup_trees: cgroup.trees().cloned(),
         unit,
         resources: spec.linux().as_ref().and_then(|linux| linux.resources().clone()),
+        mounted_on: None,
         namespaces: listed.iter().fold(0, |all, space| all | plan::flag(space.typ())),
         process: spec.process().clone().unwrap_or_default(),
         lasting: spec.linux().as_ref().and_then(plan::Lasting::of),

@@ -12,6 +12,7 @@ use crate::create::{Created, EXEC_SPACES, Options, Stdio, host};
 use crate::error::{Context, Error, Kind, Result};
 use crate::labels;
 use crate::launch;
+use crate::mounts;
 use crate::plan::{self, Host, Inside, Wishes};
 use crate::spec;
 use crate::state::{self, Home};
@@ -85,7 +86,8 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
         preserve_fds: request.preserve_fds,
     };
     let inside = Inside {
-        spaces: facts.namespaces & EXEC_SPACES | flags::MOUNT,
+        spaces: facts.namespaces & EXEC_SPACES,
+        confined: facts.namespaces & flags::MOUNT == 0,
         around: facts.namespaces & (flags::PID | flags::TIME),
         lasting: facts.lasting.as_deref(),
     };
@@ -99,7 +101,11 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
         None => cgroup.doors_below(request.below, init.pid)?,
     };
     let warnings = std::mem::take(&mut plan.warnings);
-    let ground = launch::ground(&plan, vec![target], &mut doors, &request.stdio, alone)?;
+    let mut given = vec![target];
+    if inside.confined {
+        given.push(mounts::root_of(init.pid)?);
+    }
+    let ground = launch::ground(&plan, given, &mut doors, &request.stdio, alone)?;
     let unified = doors.unified.as_ref().map(|fd| fd.as_fd());
     let (launched, words) = launch::launch(plan, ground, unified, alone)?;
     let heard = mover

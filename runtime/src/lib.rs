@@ -39,6 +39,7 @@ mod launch;
 pub mod lifecycle;
 mod members;
 pub mod monitor;
+mod mounts;
 pub mod plan;
 pub mod root;
 pub mod seal;

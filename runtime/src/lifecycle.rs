@@ -14,7 +14,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::state::{Facts, Home, Init, started};
 use crate::status::{self, Op, Status};
 use crate::sys::clone::{self, flags};
-use crate::{hooks, members};
+use crate::{hooks, members, mounts};
 
 /// Where the containers of one runtime root are.
 pub const DEFAULT_ROOT: &str = "/run/gantry/runtime";
@@ -207,6 +207,7 @@ pub(crate) fn destroy(home: Home, patience: Duration) -> Result<()> {
     let deleted = cgroup.delete(patience);
     crate::trace::say(|| format!("removed cgroup {}", cgroup.path().display()));
     killed.and(deleted)?;
+    facts.mounted_on.map_or(Ok(()), |below| mounts::undo(&facts.rootfs, below))?;
     // A cgroup without a process is a scope that systemd ends by itself: what counts is that nothing is left.
     drop(stopped);
     let list = facts.hooks.as_ref().and_then(|hooks| hooks.poststop().as_deref()).unwrap_or_default();

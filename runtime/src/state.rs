@@ -60,6 +60,10 @@ pub struct Facts {
     /// Its limits and device rules, as configured and as changed by updates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<LinuxResources>,
+    /// Without a mount namespace: the kernel's number of the mount that the rootfs lies on; what lies above it is the
+    /// container's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounted_on: Option<u64>,
     /// Namespaces that differ from the runtime's, as the kernel's flags.
     pub namespaces: u64,
     /// What exec takes its defaults from.

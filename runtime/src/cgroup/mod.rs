@@ -50,6 +50,7 @@ mod v2;
 pub use apply::Changed;
 pub use below::Below;
 pub use controller::{Controller, Version};
+pub(crate) use layout::unescape;
 pub use layout::{Hierarchy, Layout, below_mount};
 pub use merge::{merged, needed};
 pub use oom::OomWatch;

@@ -159,6 +159,9 @@ impl Init<'_> {
             Step::Propagation(flags) => mount::set_propagation(c"/", *flags, Depth::All)?,
             Step::RootPropagation(flags, depth) => mount::set_propagation(c"/", *flags, *depth)?,
             Step::Root(path, shared) => self.root = Some(rootfs::attach(path, *shared)?),
+            Step::RootOnItself(path) => self.root = Some(rootfs::attach_on_itself(path)?),
+            Step::TakeAway(path) => rootfs::take_away(path)?,
+            Step::Confine(slot) => rootfs::confine(self.slot(*slot)?)?,
             Step::Mount(mount) => {
                 let ground = self.ground;
                 mounts::mount(self.root()?, mount, ground)?;

@@ -27,6 +27,39 @@ pub(super) fn attach(path: &CStr, shared: bool) -> Result<RootDir, Errno> {
     Ok(RootDir::new(tree))
 }
 
+/// Clones the rootfs and stacks the copy on the rootfs itself, in a mount namespace that others live in.
+pub(super) fn attach_on_itself(path: &CStr) -> Result<RootDir, Errno> {
+    let there = fs::open(path, libc::O_PATH | libc::O_DIRECTORY)?;
+    let tree = mount::clone_tree(there.as_fd(), c"", Depth::All)?;
+    set(&tree, Depth::All, PRIVATE)?;
+    mount::move_mount(tree.as_fd(), there.as_fd())?;
+    Ok(RootDir::new(tree))
+}
+
+/// Unmounts what would stay in the container's mount namespace without pivot_root(2). The kernel lets a user namespace
+/// mount a new procfs or sysfs only while one is to be seen in full, without anything masked (runc's msMoveRoot).
+pub(super) fn take_away(path: &CStr) -> Result<(), Errno> {
+    match mount::set_propagation(path, libc::MS_SLAVE, Depth::All) {
+        // It went with one above it.
+        Err(errno) if matches!(errno.raw(), libc::ENOENT | libc::EINVAL) => return Ok(()),
+        done => done?,
+    }
+    match mount::detach(path) {
+        Err(errno) if matches!(errno.raw(), libc::EINVAL | libc::EPERM) => {
+            let there = fs::open(path, libc::O_PATH)?;
+            mount::move_mount(empty()?.as_fd(), there.as_fd())
+        }
+        done => done,
+    }
+}
+
+/// For a process that comes later into a container without a mount namespace.
+pub(super) fn confine(root: &OwnedFd) -> Result<(), Errno> {
+    process::fchdir(root.as_fd())?;
+    process::chroot_here()?;
+    process::chdir(c"/")
+}
+
 /// A path that is not there needs no protection.
 fn unless_missing<T>(found: Result<T, Errno>) -> Result<Option<T>, Errno> {
     match found {

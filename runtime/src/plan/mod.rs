@@ -20,7 +20,7 @@ mod tests;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::root::Place;
@@ -47,6 +47,8 @@ pub struct Host {
     pub rootless: bool,
     /// It is less than root of the whole host, and so may own cgroups that a container must not change.
     pub lesser: bool,
+    /// Without pivot_root(2): mounts of procfs and sysfs in full, which would stay in the container's mount namespace.
+    pub full_views: Vec<PathBuf>,
     /// Which kinds of labels its kernel knows, as far as any is asked for.
     pub labels: Labels,
     /// What the session keyring of the container's processes is called.
@@ -288,11 +290,19 @@ fn filesystem(
     other_user: bool,
     wishes: Wishes,
 ) -> Result<()> {
-    let (propagation, at_the_end) = mounts::propagation(linux)?;
-    plan.steps.push(Step::Propagation(propagation));
-    let shared = propagation == libc::MS_SHARED;
-    plan.opens.by_parent |= shared;
-    plan.steps.push(Step::Root(c_string(path_text(rootfs)?)?, shared));
+    let (propagation, mut at_the_end) = mounts::propagation(linux)?;
+    let path = c_string(path_text(rootfs)?)?;
+    let own_mounts = crate::spec::lists(linux, LinuxNamespaceType::Mount);
+    if own_mounts {
+        plan.steps.push(Step::Propagation(propagation));
+        let shared = propagation == libc::MS_SHARED;
+        plan.opens.by_parent |= shared;
+        plan.steps.push(Step::Root(path, shared));
+    } else {
+        // The host's `/` and its propagation are not the container's to change.
+        plan.steps.push(Step::RootOnItself(path));
+        at_the_end = None;
+    }
     let mounts = mounts::decide(spec, linux, (bundle, rootfs), host, &mut plan.opens, &mut plan.warnings)?;
     plan.steps.extend(mounts.mounts);
     let process = spec.process().as_ref();
@@ -320,7 +330,10 @@ fn filesystem(
     if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
         plan.steps.push(Step::ReadOnlyRoot);
     }
-    plan.steps.push(if wishes.no_pivot { Step::MoveRoot } else { Step::Pivot });
+    for path in wishes.no_pivot.then_some(&host.full_views).into_iter().flatten().filter(|_| own_mounts) {
+        plan.steps.push(Step::TakeAway(c_string(path_text(path)?)?));
+    }
+    plan.steps.push(if wishes.no_pivot || !own_mounts { Step::MoveRoot } else { Step::Pivot });
     if let Some((flags, depth)) = at_the_end {
         plan.steps.push(Step::RootPropagation(flags, depth));
     }
@@ -334,6 +347,8 @@ pub struct Inside<'a> {
     pub spaces: u64,
     /// Pid and time namespaces, likewise.
     pub around: u64,
+    /// It has no mount namespace of its own: slot 1 is the directory that it is confined to.
+    pub confined: bool,
     /// What concerns every process of the container.
     pub lasting: Option<&'a Lasting>,
 }
@@ -371,6 +386,7 @@ pub fn exec(
         plan.steps.push(Step::BecomeRoot);
     }
     plan.steps.extend(hops.then_some(Step::Hop(0)));
+    plan.steps.extend(inside.confined.then_some(Step::Confine(1)));
     plan.steps.push(Step::NewSession);
     if process.terminal().unwrap_or(false) {
         plan.steps.push(Step::Terminal(process::console_size(process)));

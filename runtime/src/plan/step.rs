@@ -58,6 +58,12 @@ pub enum Step {
     Propagation(u64),
     /// A private copy of the rootfs, on top of `/`, which is made private first if so.
     Root(CString, bool),
+    /// A private copy of the rootfs on top of itself, where others see it (no mount namespace).
+    RootOnItself(CString),
+    /// Take a mount of the host out of this mount namespace, or cover it.
+    TakeAway(CString),
+    /// The directory of the slot becomes `/` by chroot(2).
+    Confine(Slot),
     /// A mount.
     Mount(Box<Mount>),
     /// A directory; it may be there.
@@ -297,6 +303,9 @@ impl fmt::Display for Step {
             Step::Keyring(name, _) => write!(f, "join session keyring {}", text(name)),
             Step::FileLabel(place, label) => write!(f, "label {place} {}", text(label)),
             Step::Propagation(flags) => write!(f, "make / {}", propagation_name(*flags, Depth::All)),
+            Step::RootOnItself(path) => write!(f, "clone rootfs {} onto itself", text(path)),
+            Step::TakeAway(path) => write!(f, "take away {}", text(path)),
+            Step::Confine(_) => f.write_str("change the root to that of the container"),
             Step::Root(path, false) => write!(f, "clone rootfs {}", text(path)),
             Step::Root(path, true) => write!(f, "clone rootfs {}, make / private", text(path)),
             Step::Mount(mount) => mount.fmt(f),

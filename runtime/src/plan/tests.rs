@@ -300,7 +300,8 @@ fn exec_hides_before_it_joins() {
     let mut spec: Spec = spec::parse(TEMPLATE).unwrap();
     let process = spec.process_mut().as_mut().unwrap();
     process.set_terminal(Some(true)).set_oom_score_adj(Some(100));
-    let inside = Inside { spaces: flags::MOUNT | flags::USER | flags::NETWORK, around: flags::PID, lasting: None };
+    let inside =
+        Inside { spaces: flags::MOUNT | flags::USER | flags::NETWORK, around: flags::PID, ..Inside::default() };
     let plan = exec(process, inside, &host(), None, Wishes::default()).unwrap().to_string();
     assert!(
         plan.starts_with(
@@ -333,7 +334,7 @@ fn a_joined_user_namespace_owns_what_is_made_after_it() {
 fn an_ordinary_user_execs_from_inside_of_the_user_namespace() {
     let spec: Spec = spec::parse(TEMPLATE).unwrap();
     let process = spec.process().as_ref().unwrap();
-    let inside = Inside { spaces: flags::MOUNT | flags::USER, around: flags::PID, lasting: None };
+    let inside = Inside { spaces: flags::MOUNT | flags::USER, around: flags::PID, ..Inside::default() };
     let host = Host { rootless: true, ..host() };
     let plan = exec(process, inside, &host, None, Wishes::default()).unwrap().to_string();
     assert!(plan.starts_with("clone \nbecome undumpable\n"), "{plan}");

@@ -145,8 +145,7 @@ fn check_linux(spec: &Spec, linux: &Linux) -> Result<()> {
         }
     }
     if of(LinuxNamespaceType::Mount).is_none() {
-        let what = "linux.namespaces: a mount namespace is needed";
-        return Err(Error::new(Kind::Unsupported, what));
+        check_without_mounts(linux)?;
     }
     if spec.hostname().as_ref().is_some_and(|name| !name.is_empty()) && of(LinuxNamespaceType::Uts).is_none() {
         return wrong("hostname: needs a uts namespace in linux.namespaces");
@@ -163,6 +162,25 @@ fn check_linux(spec: &Spec, linux: &Linux) -> Result<()> {
         resources::check(limits)?;
     }
     not_yet(linux)
+}
+
+/// What cannot be had in the runtime's own mount namespace: it would change the host.
+fn check_without_mounts(linux: &Linux) -> Result<()> {
+    let any = |paths: &Option<Vec<String>>| paths.as_ref().is_some_and(|paths| !paths.is_empty());
+    for (field, asked) in [("maskedPaths", any(linux.masked_paths())), ("readonlyPaths", any(linux.readonly_paths()))] {
+        if asked {
+            return wrong(format!("linux.{field}: needs a mount namespace in linux.namespaces"));
+        }
+    }
+    if lists(linux, LinuxNamespaceType::User) {
+        return wrong("linux.namespaces: a user namespace needs a mount namespace to mount anything in");
+    }
+    Ok(())
+}
+
+/// Whether a container has a namespace of this type, new or joined.
+pub(crate) fn lists(linux: &Linux, kind: LinuxNamespaceType) -> bool {
+    linux.namespaces().iter().flatten().any(|space| space.typ() == kind)
 }
 
 /// Whether a namespace is one that exists already. An empty path is no path, as with runc.

@@ -17,6 +17,7 @@ mod limits;
 mod mounts;
 mod peers;
 mod rootless;
+mod roots;
 mod spaces;
 mod systemd;
 mod update;
