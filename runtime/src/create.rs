@@ -427,6 +427,7 @@ fn limit(cgroup: &mut Cgroup, spec: &Spec) -> Result<Doors> {
         Err(_) if process::is_unprivileged() => {}
         applied => applied?,
     }
+    cgroup::owner(spec).map_or(Ok(()), |uid| cgroup.hand_over(uid))?;
     cgroup.doors()
 }
 

@@ -199,10 +199,7 @@ fn container(sandbox: &api::PodSandboxConfig) -> api::ContainerConfig {
         metadata: Some(api::ContainerMetadata { name: "web".into(), attempt: 0 }),
         image: Some(api::ImageSpec { image: IMAGE.into(), ..Default::default() }),
         command: vec!["/bin/sleep".into(), "600".into()],
-        linux: Some(api::LinuxContainerConfig {
-            resources: Some(resources),
-            security_context: Some(security),
-        }),
+        linux: Some(api::LinuxContainerConfig { resources: Some(resources), security_context: Some(security) }),
         ..Default::default()
     }
 }

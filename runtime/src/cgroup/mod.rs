@@ -35,6 +35,7 @@ mod host;
 mod layout;
 mod merge;
 mod oom;
+mod owner;
 mod place;
 #[cfg(test)]
 mod real;
@@ -54,6 +55,7 @@ pub(crate) use layout::unescape;
 pub use layout::{Hierarchy, Layout, below_mount};
 pub use merge::{merged, needed};
 pub use oom::OomWatch;
+pub use owner::owner;
 pub use place::Trees;
 pub use tree::{Cgroup, Doors, is_forbidden};
 pub use usage::{IoUsage, MemoryUsage, Usage};

@@ -156,3 +156,23 @@ fn what_the_container_nests_goes_with_it() {
     crate::house::wait_until("it has a process in a cgroup of its own", inside);
     house.ok(&["delete", "--force", "c"]);
 }
+
+#[test]
+fn root_of_a_user_namespace_manages_cgroups_of_its_own_on_v2() {
+    if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        eprintln!("SKIPPED root_of_a_user_namespace_manages_cgroups_of_its_own_on_v2: needs pure cgroup v2");
+        return;
+    }
+    let mut house = house!("owner");
+    let maps = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
+    house.push("/linux/namespaces", json!({ "type": "user" }));
+    house.set("/linux/uidMappings", maps.clone()).set("/linux/gidMappings", maps);
+    let mounts = house.config["mounts"].as_array_mut().unwrap();
+    mounts.retain(|mount| mount["destination"] != "/sys/fs/cgroup");
+    mounts.push(json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"] }));
+    house.script(
+        "cd /sys/fs/cgroup; busybox mkdir own && echo 0 > own/cgroup.procs && echo moved; \
+         (echo max > pids.max) 2>/dev/null || echo kept",
+    );
+    assert_eq!(house.prints(), "moved\nkept\n");
+}

@@ -107,6 +107,7 @@ impl Unit {
             Err(_) if process::is_unprivileged() => {}
             applied => applied?,
         }
+        super::owner(spec).map_or(Ok(()), |uid| cgroup.hand_over(uid))?;
         if !cgroup.layout().is_pure_v2() {
             // The trees that systemd does not know: cpuset, freezer, ...
             cgroup.join(pid)?;
