@@ -34,7 +34,7 @@ fn disk() -> Option<String> {
 }
 
 fn rows() -> Vec<Row> {
-    use Controller::{Cpu, Cpuset, Hugetlb, Io, Memory, Pids};
+    use Controller::{Cpu, Cpuset, Hugetlb, Memory, Pids};
     let mut rows = vec![
         row(
             r#"{"memory":{"limit":33554432}}"#,
@@ -83,36 +83,29 @@ fn rows() -> Vec<Row> {
             ("hugetlb.2MB.rsvd.max", "4194304"),
         ),
     ];
-    if let Some(disk) = disk() {
-        let (major, minor) = disk.split_once(':').unwrap_or_default();
-        let throttle = |field: &str, rate: u32| {
-            format!(r#"{{"blockIO":{{"{field}":[{{"major":{major},"minor":{minor},"rate":{rate}}}]}}}}"#)
-        };
-        let line = |text: &str| format!("{disk} {text}");
-        let fields = [
-            ("throttleReadBpsDevice", "blkio.throttle.read_bps_device", "rbps=600000 wbps=max riops=max wiops=max"),
-            (
-                "throttleWriteBpsDevice",
-                "blkio.throttle.write_bps_device",
-                "rbps=600000 wbps=600000 riops=max wiops=max",
-            ),
-            (
-                "throttleReadIOPSDevice",
-                "blkio.throttle.read_iops_device",
-                "rbps=600000 wbps=600000 riops=600000 wiops=max",
-            ),
-            (
-                "throttleWriteIOPSDevice",
-                "blkio.throttle.write_iops_device",
-                "rbps=600000 wbps=600000 riops=600000 wiops=600000",
-            ),
-        ];
-        rows.extend(
-            fields
-                .map(|(field, v1, v2)| row(throttle(field, 600_000), Io, (v1, &line("600000")), ("io.max", &line(v2)))),
-        );
-    }
+    rows.extend(disk().map(|disk| throttles(&disk)).into_iter().flatten());
     rows
+}
+
+/// Each limits one thing more: v2 has all four in a line.
+fn throttles(disk: &str) -> [Row; 4] {
+    let (major, minor) = disk.split_once(':').unwrap_or_default();
+    let throttle =
+        |field: &str| format!(r#"{{"blockIO":{{"{field}":[{{"major":{major},"minor":{minor},"rate":600000}}]}}}}"#);
+    let fields = [
+        ("throttleReadBpsDevice", "blkio.throttle.read_bps_device", "rbps=600000 wbps=max riops=max wiops=max"),
+        ("throttleWriteBpsDevice", "blkio.throttle.write_bps_device", "rbps=600000 wbps=600000 riops=max wiops=max"),
+        ("throttleReadIOPSDevice", "blkio.throttle.read_iops_device", "rbps=600000 wbps=600000 riops=600000 wiops=max"),
+        (
+            "throttleWriteIOPSDevice",
+            "blkio.throttle.write_iops_device",
+            "rbps=600000 wbps=600000 riops=600000 wiops=600000",
+        ),
+    ];
+    fields.map(|(field, v1, v2)| {
+        let (v1_line, v2_line) = (format!("{disk} 600000"), format!("{disk} {v2}"));
+        row(throttle(field), Controller::Io, (v1, &v1_line), ("io.max", &v2_line))
+    })
 }
 
 #[test]
