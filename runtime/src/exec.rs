@@ -137,8 +137,8 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
 /// How long an exec waits for a container that is just being run.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A container that `run` is still building has a process already, but the host's file system is its root until the
-/// pivot: whoever joined it now would run on the host. One that waits for its start has been built.
+/// A container that `run` is still building has a process already, but no path of it is masked or read-only yet, and in
+/// its first moments its root is the host's: whoever joined it now would find that. One that waits has been built.
 fn wait_for_set_up(home: &Home, pid: i32) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     while state::is_setting_up(pid) && !home.fifo().exists() {

@@ -102,15 +102,11 @@ pub(crate) fn launch(
     let (ours, theirs) = talk::pair()?;
     let keep = ground.keep(&theirs, preserved(&plan));
     let last = ground.keep_last(&theirs, preserved(&plan));
-    // What enters a PID namespace that others live in is born undumpable: with CAP_SYS_PTRACE they could otherwise take
-    // descriptors out of it before it comes to hide itself (CVE-2016-9962).
-    let hides = matches!(plan.steps.first(), Some(Step::Hide));
     plan.steps.iter().enumerate().for_each(|(at, step)| trace::say(|| format!("planned step {at}: {step}")));
     let mut restore = Vec::new();
     let stood = stand_around(&plan, &ground, &mut restore);
     let side = match stood {
-        Ok(()) => clone::hidden(hides, || clone::clone3(alone, plan.cloned, cgroup))
-            .map_err(|errno| explain::not_cloned(&plan, errno)),
+        Ok(()) => clone::clone3(alone, plan.cloned, cgroup).map_err(|errno| explain::not_cloned(&plan, errno)),
         Err(why) => Err(why),
     };
     if let Ok(Side::Child) = side {

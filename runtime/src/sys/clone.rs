@@ -4,7 +4,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::Solo;
 use super::errno::{Errno, check, check_fd};
-use super::process;
 
 /// Namespaces of clone3 and setns, as the kernel numbers them.
 pub mod flags {
@@ -76,19 +75,6 @@ pub fn clone3(_alone: &Solo, flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Resu
         // SAFETY: clone3 succeeded with CLONE_PIDFD, so the kernel stored a descriptor that is ours alone.
         pid => Ok(Side::Parent(pid as i32, unsafe { OwnedFd::from_raw_fd(pidfd) })),
     }
-}
-
-/// Clones while this process is undumpable, which the child inherits; the parent's own setting comes back after it.
-pub fn hidden(hide: bool, clone: impl FnOnce() -> Result<Side, Errno>) -> Result<Side, Errno> {
-    let shown = hide && process::is_dumpable()?;
-    if shown {
-        process::set_dumpable(false)?;
-    }
-    let side = clone();
-    if shown && !matches!(side, Ok(Side::Child)) {
-        process::set_dumpable(true)?;
-    }
-    side
 }
 
 /// clone3(2) of a sibling: a copy of this process in the new namespaces `flags`, whose parent is this one's. The pid is

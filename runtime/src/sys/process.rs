@@ -168,11 +168,6 @@ pub fn set_dumpable(on: bool) -> Result<(), Errno> {
     prctl(libc::PR_SET_DUMPABLE, on.into(), 0).map(drop)
 }
 
-/// `PR_GET_DUMPABLE`: whether others may look in.
-pub fn is_dumpable() -> Result<bool, Errno> {
-    prctl(libc::PR_GET_DUMPABLE, 0, 0).map(|mode| mode == 1)
-}
-
 /// `PR_SET_NO_NEW_PRIVS`.
 pub fn no_new_privileges() -> Result<(), Errno> {
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map(drop)

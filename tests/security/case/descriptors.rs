@@ -111,7 +111,7 @@ pub(super) fn waiting(runtime: &Runtime) -> Outcome {
     Ok(unless(found.map(str::to_owned)))
 }
 
-/// A hook holds `run` up before the pivot; an exec that comes meanwhile must not see the host.
+/// A hook holds `run` up before paths are masked and the pivot; an exec that comes meanwhile must not profit.
 pub(super) fn early(runtime: &Runtime) -> Outcome {
     let mut scene = Scene::new("02-early", runtime)?;
     let (dir, here) = (scene.canary()?, scene.house.dir().to_owned());
@@ -133,9 +133,15 @@ pub(super) fn early(runtime: &Runtime) -> Outcome {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    let test = format!("[ -e {} ] && echo outside; true", secret.display());
+    // Opened for writing at most, never written.
+    let test =
+        format!("[ -e {} ] && echo outside; ( : >> /proc/sys/kernel/domainname ) && echo open", secret.display());
     let said = scene.exec(&["/bin/sh", "-c", &test]);
     let _ = fs::write(&go, "");
     let _ = run.wait();
-    Ok(unless(said?.out.contains("outside").then(|| "exec runs on the host's files".to_owned())))
+    let said = said?;
+    if said.out.contains("outside") {
+        return Ok(Verdict::Vulnerable("exec runs on the host's files".into()));
+    }
+    Ok(unless(said.out.contains("open").then(|| "exec runs before /proc/sys is read-only".to_owned())))
 }
