@@ -1,6 +1,5 @@
 //! `create` and `run`: the story of a container up to the point where it waits for `start`, or where it runs.
 
-use std::io::{Seek as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -9,14 +8,14 @@ use oci_spec::runtime::{Hooks, Spec};
 use crate::cgroup::systemd::Unit;
 use crate::cgroup::{self, Cgroup, Doors, Hierarchy, Layout, Version};
 use crate::error::{Context, Error, Kind, Result};
-use crate::launch::{self, Launched, Words};
+use crate::launch::{self, Asked, Launched, Words};
 use crate::plan::{self, CgroupMount, Filter, Host, Plan, Wishes};
 use crate::state::{Facts, Home, Init};
 use crate::status::Status;
 use crate::sys::clone::{self, Exit, Reap, flags};
 use crate::sys::{Solo, process};
 use crate::talk::{End, Word};
-use crate::{clock, hooks, labels, lifecycle, mounts, seccomp, spec, state, trace, userns};
+use crate::{clock, hooks, labels, lifecycle, listener, mounts, seccomp, spec, state, trace, userns};
 
 /// What a new container is to be made of.
 #[derive(Debug)]
@@ -109,7 +108,7 @@ impl Created {
     /// # Errors
     /// Why it could not be executed; the process then exits with 1.
     pub fn executed(&mut self) -> Result<()> {
-        let heard = launch::listen(&self.talk, &self.words, || Ok(()))?;
+        let heard = launch::listen(&self.talk, &self.words, launch::nothing)?;
         self.warnings.extend(heard.warnings);
         Ok(())
     }
@@ -228,9 +227,9 @@ fn build(
     if wait {
         ground.fifo = Some(home.make_fifo()?);
     }
-    let told = in_container_hooks(spec).then(state_file).transpose()?;
-    ground.state = told.as_ref().map(std::fs::File::try_clone).transpose().context(|| "duplicate")?.map(Into::into);
-    settle(request, spec, home, &facts, &cgroup, plan, ground, doors, told, alone)
+    let streams = in_container_hooks(spec).then(hooks::Streams::new).transpose()?;
+    ground.hooks = streams.as_ref().map(hooks::Streams::for_child).transpose()?;
+    settle(request, spec, home, &facts, &cgroup, plan, ground, doors, streams, alone)
 }
 
 /// From the clone to the finished set-up. Whatever fails takes the child along.
@@ -244,7 +243,7 @@ fn settle(
     mut plan: Plan,
     ground: crate::init::Ground,
     doors: Doors,
-    told: Option<std::fs::File>,
+    streams: Option<hooks::Streams>,
     alone: &Solo,
 ) -> Result<Created> {
     let maps = plan.maps.take();
@@ -262,12 +261,21 @@ fn settle(
             userns::write_maps(launched.pid, maps)?;
             launch::speak(&launched.talk, Word::Mapped)?;
         }
-        if let Some(mut file) = told {
-            let text = hooks::told(facts, Status::Created, launched.pid)?;
-            file.write_all(&text).and_then(|()| file.rewind()).context(|| "write the state for hooks")?;
+        if let Some(streams) = &streams {
+            streams.tell(facts, launched.pid)?;
         }
         launch::speak(&launched.talk, Word::Recorded)?;
-        launch::listen(&launched.talk, &words, || runtime_hooks(spec, facts, launched.pid))
+        let agent = facts.lasting.as_ref().and_then(|lasting| lasting.agent.as_ref());
+        let heard = launch::listen(&launched.talk, &words, |asked| match asked {
+            Asked::Hooks => runtime_hooks(spec, facts, launched.pid),
+            Asked::Listener(number) => {
+                listener::hand_over(agent, facts, &launched, number, (Status::Creating, launched.pid))
+            }
+        });
+        heard.map_err(|why| match &streams {
+            Some(streams) => streams.explain(why),
+            None => why,
+        })
     };
     let settled = finish().and_then(|mut heard| {
         if waits && clone::wait_readable(launched.pidfd.as_fd(), 0).unwrap_or(false) {
@@ -308,7 +316,10 @@ fn hand_over(
         home.finish_fifo()?;
         return Ok(());
     }
-    lifecycle::poststart(facts, launched.pid)
+    match home.init()? {
+        Some(init) => lifecycle::poststart(facts, init),
+        None => Ok(()),
+    }
 }
 
 /// Where the container's cgroup goes, and systemd's unit for it where systemd is to make it.
@@ -355,9 +366,6 @@ pub(crate) fn compile(spec: &Spec) -> Result<Option<Filter>> {
         return Ok(None);
     };
     let compiled = seccomp::compile(profile)?;
-    if compiled.notify {
-        return Err(Error::new(Kind::Unsupported, "linux.seccomp: SCMP_ACT_NOTIFY is not supported yet"));
-    }
     Ok(Some(Filter { program: compiled.program, flags: compiled.flags }))
 }
 
@@ -434,13 +442,6 @@ fn limit(cgroup: &mut Cgroup, spec: &Spec) -> Result<Doors> {
 fn in_container_hooks(spec: &Spec) -> bool {
     let any = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list: &Vec<_>| !list.is_empty());
     spec.hooks().as_ref().is_some_and(|hooks| any(hooks.create_container()) || any(hooks.start_container()))
-}
-
-/// A file without a name that will carry the state to hooks in the container.
-fn state_file() -> Result<std::fs::File> {
-    let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
-    let made = nix::sys::memfd::memfd_create(c"state", flags).map_err(crate::sys::Errno::from);
-    Ok(made.context(|| "make a memfd")?.into())
 }
 
 #[allow(deprecated, reason = "prestart hooks are deprecated but in wide use")]

@@ -11,7 +11,8 @@ use crate::cgroup::{Below, Cgroup, Doors, Layout};
 use crate::create::{Created, EXEC_SPACES, Options, Stdio, host};
 use crate::error::{Context, Error, Kind, Result};
 use crate::labels;
-use crate::launch;
+use crate::launch::{self, Asked};
+use crate::listener;
 use crate::mounts;
 use crate::plan::{self, Host, Inside, Wishes};
 use crate::spec;
@@ -111,7 +112,15 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
     let heard = mover
         .map_or(Ok(()), |unit| unit.attach(launched.pid))
         .and_then(|()| launch::speak(&launched.talk, Word::Recorded))
-        .and_then(|()| launch::listen(&launched.talk, &words, || Ok(())))
+        .and_then(|()| {
+            launch::listen(&launched.talk, &words, |asked| match asked {
+                Asked::Listener(number) => {
+                    let agent = facts.lasting.as_ref().and_then(|lasting| lasting.agent.as_ref());
+                    listener::hand_over(agent, &facts, &launched, number, (Status::Running, init.pid))
+                }
+                Asked::Hooks => launch::nothing(asked),
+            })
+        })
         .and_then(|mut heard| {
             if let (Stdio::ConsoleSocket(socket), Some(master)) = (request.stdio, &heard.console) {
                 launch::send_console(socket, master)?;

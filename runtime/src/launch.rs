@@ -56,7 +56,7 @@ pub(crate) fn ground(
         doors: std::mem::take(&mut doors.tasks),
         slots,
         fifo: None,
-        state: None,
+        hooks: None,
     })
 }
 
@@ -236,8 +236,22 @@ pub(crate) struct Heard {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Listens until the child is ready, or has become the program. `hooks` runs when the child asks for it.
-pub(crate) fn listen(talk: &End, words: &Words, mut hooks: impl FnMut() -> Result<()>) -> Result<Heard> {
+/// What a child asks its parent to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// Run the runtime hooks.
+    Hooks,
+    /// Take this descriptor, a seccomp listener, and say so.
+    Listener(i32),
+}
+
+/// Nothing that this child could ask for.
+pub(crate) fn nothing(asked: Asked) -> Result<()> {
+    Err(Error::new(Kind::System, format!("unexpected {asked:?} from the child")))
+}
+
+/// Listens until the child is ready, or has become the program. `answer` does what the child asks for.
+pub(crate) fn listen(talk: &End, words: &Words, mut answer: impl FnMut(Asked) -> Result<()>) -> Result<Heard> {
     let mut heard = Heard::default();
     loop {
         let said = talk.hear().context(|| "hear from the container's first process")?;
@@ -250,9 +264,10 @@ pub(crate) fn listen(talk: &End, words: &Words, mut hooks: impl FnMut() -> Resul
             Some((Word::Warned(step, errno), _)) => heard.warnings.push(words.warn(step, errno)),
             Some((Word::Failed(step, errno), _)) => return Err(words.explain(step, errno)),
             Some((Word::Hooks, _)) => {
-                hooks()?;
+                answer(Asked::Hooks)?;
                 speak(talk, Word::Hooked)?;
             }
+            Some((Word::Listener(number), _)) => answer(Asked::Listener(number))?,
             Some((word, _)) => return Err(Error::new(Kind::System, format!("unexpected {word:?} from the child"))),
         }
     }

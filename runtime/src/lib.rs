@@ -37,6 +37,7 @@ pub mod init;
 mod labels;
 mod launch;
 pub mod lifecycle;
+mod listener;
 mod members;
 pub mod monitor;
 mod mounts;

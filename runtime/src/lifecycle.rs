@@ -103,15 +103,27 @@ pub fn start(root: &Path, id: &str) -> Result<()> {
         };
         fifo.write_all(b"0").context(|| format!("write {}", path.display()))?;
         std::fs::remove_file(&path).context(|| format!("remove {}", path.display()))?;
-        poststart(found.facts()?, found.init.map_or(0, |init| init.pid))
+        let Some(init) = found.init else { return Ok(()) };
+        let hooked = poststart(found.facts()?, init);
+        if hooked.is_err() {
+            // The specification: the container is stopped.
+            let _ = signal_init(init, libc::SIGKILL);
+        }
+        hooked
     };
     go().context(|| format!("start {id}"))
 }
 
-/// Runs the `poststart` hooks.
-pub(crate) fn poststart(facts: &Facts, pid: i32) -> Result<()> {
-    let Some(list) = facts.hooks.as_ref().and_then(|hooks| hooks.poststart().as_deref()) else { return Ok(()) };
-    hooks::run("poststart", list, &hooks::told(facts, Status::Running, pid)?)
+/// Runs the `poststart` hooks, once the process has become the user's program: `startContainer` hooks run before that,
+/// for as long as they are allowed to.
+pub(crate) fn poststart(facts: &Facts, init: Init) -> Result<()> {
+    let list = facts.hooks.as_ref().and_then(|hooks| hooks.poststart().as_deref()).unwrap_or_default();
+    if list.is_empty() {
+        return Ok(());
+    }
+    let pidfd = clone::pidfd_open(init.pid).context(|| format!("open process {}", init.pid))?;
+    while crate::state::is_setting_up(init.pid) && !clone::wait_readable(pidfd.as_fd(), 1).unwrap_or(true) {}
+    hooks::run("poststart", list, &hooks::told(facts, Status::Running, init.pid)?)
 }
 
 /// Sends `signal` to the first process, or with `all` to every process of the container.
@@ -174,14 +186,22 @@ fn signal_init(init: Init, signal: i32) -> Result<bool> {
 /// # Errors
 /// `NotFound`, `WrongState`, or `System` with what stayed.
 pub fn delete(root: &Path, id: &str, force: bool) -> Result<()> {
+    delete_within(root, id, force, PATIENCE).map(drop)
+}
+
+/// As [`delete`]; a sentence for each `poststop` hook that failed, which changes nothing (runtime-spec, "Lifecycle").
+///
+/// # Errors
+/// As [`delete`].
+pub fn delete_noting(root: &Path, id: &str, force: bool) -> Result<Vec<String>> {
     delete_within(root, id, force, PATIENCE)
 }
 
 /// As [`delete`], for a caller that has others to serve: it may be asked again, and then goes on where this stopped.
-pub(crate) fn delete_within(root: &Path, id: &str, force: bool, patience: Duration) -> Result<()> {
-    let go = || -> Result<()> {
+pub(crate) fn delete_within(root: &Path, id: &str, force: bool, patience: Duration) -> Result<Vec<String>> {
+    let go = || -> Result<Vec<String>> {
         let home = match Home::lock(root, id) {
-            Err(why) if force && why.kind() == Kind::NotFound => return Ok(()),
+            Err(why) if force && why.kind() == Kind::NotFound => return Ok(Vec::new()),
             locked => locked?,
         };
         let found = Found::in_home(home)?;
@@ -195,9 +215,9 @@ pub(crate) fn delete_within(root: &Path, id: &str, force: bool, patience: Durati
 
 /// Takes a container apart, in whatever state it is; runs to its end and tells the first failure. Processes have
 /// `patience` to be gone, the first one and then the rest of its cgroup.
-pub(crate) fn destroy(home: Home, patience: Duration) -> Result<()> {
+pub(crate) fn destroy(home: Home, patience: Duration) -> Result<Vec<String>> {
     let (facts, init) = (home.facts()?, home.init()?);
-    let Some(facts) = facts else { return home.remove() };
+    let Some(facts) = facts else { return home.remove().map(|()| Vec::new()) };
     if let Some(init) = init {
         end(init, patience)?;
     }
@@ -211,9 +231,12 @@ pub(crate) fn destroy(home: Home, patience: Duration) -> Result<()> {
     // A cgroup without a process is a scope that systemd ends by itself: what counts is that nothing is left.
     drop(stopped);
     let list = facts.hooks.as_ref().and_then(|hooks| hooks.poststop().as_deref()).unwrap_or_default();
-    let hooked = hooks::told(&facts, Status::Stopped, 0).and_then(|state| hooks::run("poststop", list, &state));
+    let failed = match list {
+        [] => Vec::new(),
+        list => hooks::run_all("poststop", list, &hooks::told(&facts, Status::Stopped, 0)?),
+    };
     home.remove()?;
-    hooked
+    Ok(failed)
 }
 
 /// Kills the first process and waits until it is gone, or a zombie that its parent has not reaped yet.

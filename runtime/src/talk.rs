@@ -16,6 +16,8 @@
 //!            <-----------------------------------  Hooks                  (only with runtime hooks)
 //!    run createRuntime hooks
 //!    Hooked  ----------------------------------->
+//!            <-----------------------------------  Listener(fd)            (only with seccomp notifications)
+//!    Taken   ----------------------------------->
 //!            <-----------------------------------  Ready                  (create: waits at the exec fifo now)
 //!            <-----------------------------------  Failed(step, errno)    (instead of anything above), exit
 //!            <-----------------------------------  end of stream          (execve has closed the child's end)
@@ -27,7 +29,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::sys::{Errno, socket};
+use crate::sys::{Errno, fs, socket};
 
 /// A message. The numbers are an agreement between two halves of one process image, never stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +46,10 @@ pub enum Word {
     Recorded,
     /// To the parent: a sibling with this pid goes on; its pidfd comes along.
     Hopped(i32),
+    /// To the child: the listener is out of it.
+    Taken,
+    /// To the parent: take this descriptor, the listener of the seccomp filter.
+    Listener(i32),
     /// To the parent: run the runtime hooks.
     Hooks,
     /// To the parent: the master of the terminal comes along.
@@ -70,6 +76,8 @@ impl Word {
             Word::Placed => (9, 0, 0),
             Word::Hopped(pid) => (10, 0, pid),
             Word::Known => (11, 0, 0),
+            Word::Taken => (12, 0, 0),
+            Word::Listener(number) => (13, 0, number),
         };
         let mut bytes = [tag, 0, 0, 0, 0, 0, 0, 0];
         bytes[2..4].copy_from_slice(&step.to_ne_bytes());
@@ -93,6 +101,8 @@ impl Word {
             9 => Word::Placed,
             10 => Word::Hopped(number),
             11 => Word::Known,
+            12 => Word::Taken,
+            13 => Word::Listener(number),
             _ => return None,
         })
     }
@@ -112,6 +122,22 @@ impl End {
     /// Says a word; a partner that has gone is `EPIPE`.
     pub fn say(&self, word: Word) -> Result<(), Errno> {
         socket::send(self.0.as_fd(), &word.encode(), None)
+    }
+
+    /// Says a word with write(2): for a child under a filter that may know no other way. A partner that has gone ends
+    /// the caller by SIGPIPE.
+    pub fn write(&self, word: Word) -> Result<(), Errno> {
+        fs::write_once(self.0.as_fd(), &word.encode())
+    }
+
+    /// The next word by read(2), likewise; `None` when the partner has closed its end.
+    pub fn read(&self) -> Result<Option<Word>, Errno> {
+        let mut bytes = [0; 8];
+        match fs::read(self.0.as_fd(), &mut bytes)? {
+            0 => Ok(None),
+            8 => Word::decode(bytes).map(Some).ok_or(Errno::from_raw(libc::EBADMSG)),
+            _ => Err(Errno::from_raw(libc::EBADMSG)),
+        }
     }
 
     /// Says a word and hands a descriptor over with it.
@@ -168,11 +194,15 @@ mod tests {
             Word::Ready,
             Word::Warned(7, errno),
             Word::Failed(u16::MAX, errno),
+            Word::Taken,
+            Word::Listener(7),
         ];
         let (parent, child) = pair().unwrap();
         for word in words {
             child.say(word).unwrap();
             assert_eq!(parent.hear().unwrap().unwrap().0, word);
+            parent.write(word).unwrap();
+            assert_eq!(child.read().unwrap(), Some(word));
         }
         drop(child);
         assert!(parent.hear().unwrap().is_none());

@@ -34,7 +34,7 @@ pub(super) fn run(call: &Call) -> Result<i32> {
     let Some(signals) = signals else { return Ok(0) };
     let ended = relay::until_exit(&signals, created.pidfd, created.console.take());
     if !call.has("keep") {
-        lifecycle::delete(&root, call.id()?, true)?;
+        log::warnings(call, &lifecycle::delete_noting(&root, call.id()?, true)?);
     }
     ended
 }
@@ -121,7 +121,9 @@ fn signal(text: &str) -> Result<i32> {
 }
 
 pub(super) fn delete(call: &Call) -> Result<i32> {
-    lifecycle::delete(&call.root(), call.id()?, call.has("force")).map(|()| 0)
+    let notes = lifecycle::delete_noting(&call.root(), call.id()?, call.has("force"))?;
+    log::warnings(call, &notes);
+    Ok(0)
 }
 
 pub(super) fn pause(call: &Call) -> Result<i32> {

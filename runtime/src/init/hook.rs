@@ -1,4 +1,5 @@
-//! DO: a hook that the container's own process runs: a child of it, with the state on standard input.
+//! DO: a hook that the container's own process runs: a child of it, with the state on standard input. What it says is
+//! the parent's to read.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -6,14 +7,14 @@ use crate::plan::Hook;
 use crate::sys::clone::{self, Reap, Side};
 use crate::sys::{Errno, Solo, fs, process};
 
-/// Runs the hook to its end.
+/// Runs the hook to its end. `streams`: the state before and after `start`, and where it says what it has to say.
 ///
 /// # Errors
 /// `EIO` when it failed, `ETIME` when its time was up.
-pub(super) fn run(hook: &Hook, state: Option<&OwnedFd>) -> Result<(), Errno> {
+pub(super) fn run(hook: &Hook, streams: Option<&[OwnedFd; 3]>) -> Result<(), Errno> {
     let alone = Solo::of_a_clone();
     match clone::clone3(&alone, 0, None)? {
-        Side::Child => become_hook(hook, state),
+        Side::Child => become_hook(hook, streams),
         Side::Parent(_, pidfd) => {
             let in_time = clone::wait_readable(pidfd.as_fd(), hook.timeout)?;
             if !in_time {
@@ -28,9 +29,13 @@ pub(super) fn run(hook: &Hook, state: Option<&OwnedFd>) -> Result<(), Errno> {
     }
 }
 
-fn become_hook(hook: &Hook, state: Option<&OwnedFd>) -> ! {
-    if let Some(state) = state {
-        let placed = fs::rewind(state.as_fd()).and_then(|()| process::place_fd(state.as_fd(), 0));
+fn become_hook(hook: &Hook, streams: Option<&[OwnedFd; 3]>) -> ! {
+    if let Some([creating, created, said]) = streams {
+        let state = if hook.kind == "startContainer" { created } else { creating };
+        let placed = fs::rewind(state.as_fd())
+            .and_then(|()| process::place_fd(state.as_fd(), 0))
+            .and_then(|()| process::place_fd(said.as_fd(), 1))
+            .and_then(|()| process::place_fd(said.as_fd(), 2));
         if placed.is_err() {
             process::leave(126);
         }

@@ -35,7 +35,7 @@ impl Init<'_> {
             Step::OwnStreams(uid) => self.own_streams(*uid),
             Step::CloseOthers(preserved) => self.close_others(*preserved)?,
             Step::NoNewPrivileges => process::no_new_privileges()?,
-            Step::Seccomp(program, flags) => process::install_filter(program, *flags)?,
+            Step::Seccomp(program, flags) => self.filter(program, *flags)?,
             Step::Bounding(keep) => bound(*keep)?,
             Step::User(user) => become_user(user)?,
             Step::Umask(mask) => drop(fs::umask(*mask)),

@@ -12,7 +12,7 @@ mod rootfs;
 mod terminal;
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
 use crate::plan::{Image, Plan, Step};
 use crate::root::RootDir;
@@ -35,21 +35,22 @@ pub struct Ground {
     pub streams: Option<[OwnedFd; 3]>,
     /// The exec fifo, open for reading and writing.
     pub fifo: Option<OwnedFd>,
-    /// The container's state as JSON, for hooks; the parent fills it in after the clone.
-    pub state: Option<OwnedFd>,
+    /// The container's state as JSON, before and after its start, for hooks in it; the parent fills them in after the
+    /// clone. And where these say what they have to say.
+    pub hooks: Option<[OwnedFd; 3]>,
 }
 
 impl Ground {
     /// What the child keeps open: this, its end of the conversation, and as many from 3 on as the caller hands down.
     pub fn keep(&self, talk: &End, preserved: u32) -> Keep {
         let lists = self.doors.iter().chain(&self.slots).chain(self.streams.iter().flatten());
-        let singles = self.fifo.iter().chain(&self.state).chain([&self.proc]);
+        let singles = self.fifo.iter().chain(self.hooks.iter().flatten()).chain([&self.proc]);
         Keep::new(preserved, lists.chain(singles).map(AsFd::as_fd).chain([talk.as_fd()]))
     }
 
     /// What the last steps still need: the conversation, the fifo, the state for hooks. Nothing that leads to the host.
     pub fn keep_last(&self, talk: &End, preserved: u32) -> Keep {
-        let singles = self.fifo.iter().chain(&self.state).map(AsFd::as_fd);
+        let singles = self.fifo.iter().chain(self.hooks.iter().flatten()).map(AsFd::as_fd);
         Keep::new(preserved, singles.chain([talk.as_fd()]))
     }
 }
@@ -135,7 +136,7 @@ impl Init<'_> {
         }
         match step {
             Step::Await(word) => Ok(self.hear(*word)?),
-            Step::Say(word) => Ok(self.talk.say(*word)?),
+            Step::Say(word) => Ok(self.talk.write(*word)?),
             Step::EnterCgroups => Ok(self.enter_cgroups()?),
             Step::Join(of, slot, _) => Ok(self.join(*of, *slot)?),
             Step::JoinIfPermitted(of, slot, _) => match self.join(*of, *slot) {
@@ -148,7 +149,7 @@ impl Init<'_> {
             Step::UnshareCgroup => Ok(clone::unshare(clone::flags::CGROUP)?),
             Step::Hide => Ok(process::set_dumpable(false)?),
             Step::AwaitStart => Ok(self.await_start()?),
-            Step::Hook(hook) => Ok(hook::run(hook, self.ground.state.as_ref())?),
+            Step::Hook(hook) => Ok(hook::run(hook, self.ground.hooks.as_ref())?),
             Step::Exec(_) => Err(self.exec(steps).into()),
             other => self.perform_filesystem(other),
         }
@@ -185,12 +186,20 @@ impl Init<'_> {
         Ok(())
     }
 
+    /// Puts the filter into force. A listener comes with it where calls are handed to somebody: the parent takes it.
+    fn filter(&mut self, program: &[libc::sock_filter], flags: u32) -> Result<(), Errno> {
+        let Some(listener) = process::install_filter(program, flags)? else { return Ok(()) };
+        self.talk.write(Word::Listener(listener.as_raw_fd()))?;
+        // Closed right after: a call that an agent will not answer any more fails only once nobody has the listener.
+        self.hear(Word::Taken)
+    }
+
     /// Waits for a word. That the pid is recorded may be said before anything else.
     fn hear(&mut self, wanted: Word) -> Result<(), Errno> {
         while !(wanted == Word::Recorded && self.recorded) {
-            match self.talk.hear()? {
-                Some((Word::Recorded, _)) => self.recorded = true,
-                Some((word, _)) if word == wanted => return Ok(()),
+            match self.talk.read()? {
+                Some(Word::Recorded) => self.recorded = true,
+                Some(word) if word == wanted => return Ok(()),
                 _ => return Err(Errno::from_raw(libc::EPIPE)),
             }
         }

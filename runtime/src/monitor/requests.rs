@@ -196,7 +196,7 @@ impl Monitor {
         let root = self.root.clone();
         let Some((key, container)) = self.find(id) else {
             return match force {
-                true => lifecycle::delete_within(&root, id, true, DYING),
+                true => lifecycle::delete_within(&root, id, true, DYING).map(drop),
                 false => Err(unknown(id)),
             };
         };

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Plan;
 use super::step::Step;
 use crate::error::{Error, Kind, Result};
+use crate::listener::Agent;
 
 /// More CPUs than any kernel is built for: the kernel takes those that there are and that the cgroup allows.
 pub const EVERY_CPU: [u64; 128] = [u64::MAX; 128];
@@ -29,13 +30,21 @@ pub struct Lasting {
     /// Where memory comes from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_policy: Option<LinuxMemoryPolicy>,
+    /// Who gets the listener of each process' filter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Agent>,
 }
 
 impl Lasting {
     /// What a specification says; `None` where that is nothing, as nearly always.
     pub fn of(linux: &Linux) -> Option<Box<Lasting>> {
+        let seccomp = linux.seccomp().as_ref();
+        let agent = seccomp.and_then(|seccomp| seccomp.listener_path().as_ref()).map(|path| Agent {
+            path: path.clone(),
+            metadata: seccomp.and_then(|seccomp| seccomp.listener_metadata().clone()).unwrap_or_default(),
+        });
         let lasting =
-            Lasting { personality: linux.personality().clone(), memory_policy: linux.memory_policy().clone() };
+            Lasting { agent, personality: linux.personality().clone(), memory_policy: linux.memory_policy().clone() };
         (lasting != Lasting::default()).then(|| Box::new(lasting))
     }
 }

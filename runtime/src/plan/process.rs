@@ -9,7 +9,7 @@ use oci_spec::runtime::{Hook as OciHook, Process, Spec};
 use super::step::{Hook, Step};
 use super::{Filter, Host, Lasting, Plan, Wishes, attributes, c_string, identity, labels, path_text};
 use crate::error::Result;
-use crate::sys::process::CStringArray;
+use crate::sys::process::{CStringArray, NEW_LISTENER};
 use crate::talk::Word;
 
 /// Where programs are looked for when the environment has no `PATH` (execvp(3)).
@@ -68,12 +68,13 @@ pub(super) fn hooks_in_the_middle(plan: &mut Plan, spec: &Spec) -> Result<()> {
         plan.steps.push(Step::Await(Word::Recorded));
     }
     for found in hooks.create_container().iter().flatten() {
-        plan.steps.push(hook("createContainer", found)?);
+        plan.steps.push(hook("createContainer", found, &None)?);
     }
     Ok(())
 }
 
-fn hook(kind: &'static str, hook: &OciHook) -> Result<Step> {
+/// A hook; `env` where it names none itself.
+fn hook(kind: &'static str, hook: &OciHook, env: &Option<Vec<String>>) -> Result<Step> {
     let path = c_string(path_text(hook.path())?)?;
     let strings =
         |list: &Option<Vec<String>>| -> Result<Vec<_>> { list.iter().flatten().map(|text| c_string(text)).collect() };
@@ -81,14 +82,12 @@ fn hook(kind: &'static str, hook: &OciHook) -> Result<Step> {
     if args.is_empty() {
         args.push(path.clone());
     }
-    let milliseconds =
-        hook.timeout().map_or(-1, |seconds| i32::try_from(seconds.saturating_mul(1000)).unwrap_or(i32::MAX));
     Ok(Step::Hook(Box::new(Hook {
         kind,
         path,
         args: CStringArray::new(args),
-        env: CStringArray::new(strings(hook.env())?),
-        timeout: milliseconds,
+        env: CStringArray::new(strings(if hook.env().is_some() { hook.env() } else { env })?),
+        timeout: crate::hooks::milliseconds(hook),
     })))
 }
 
@@ -142,13 +141,17 @@ pub(super) fn become_it(
     steps.push(Step::Capabilities(sets.three, sets.ambient));
     steps.push(Step::Program(places(process)?));
     steps.push(Step::Await(Word::Recorded));
+    // A listener has to be handed over while `create` is still there.
+    let listens = matches!(filter, Some(Step::Seccomp(_, flags)) if flags & NEW_LISTENER != 0);
+    steps.extend(filter.take_if(|_| listens));
     if wishes.wait {
         steps.push(Step::Say(Word::Ready));
         steps.push(Step::AwaitStart);
     }
     let hooks = spec.and_then(|spec| spec.hooks().as_ref());
     for found in hooks.into_iter().flat_map(|hooks| hooks.start_container().iter().flatten()) {
-        steps.push(hook("startContainer", found)?);
+        // As with runc: it sees what the program will see.
+        steps.push(hook("startContainer", found, process.env())?);
     }
     steps.extend(filter);
     steps.push(Step::Exec(process.args().iter().flatten().next().cloned().unwrap_or_default()));

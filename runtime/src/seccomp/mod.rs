@@ -24,6 +24,7 @@ use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompFilterFlag};
 pub use profile::default_profile;
 
 use crate::error::{Error, Kind, Result};
+use crate::sys::process::NEW_LISTENER;
 
 /// A compiled filter.
 #[derive(Clone, Debug)]
@@ -52,6 +53,8 @@ const FLAGS: &[(LinuxSeccompFilterFlag, u32)] = &[
 pub fn flag_bit(flag: LinuxSeccompFilterFlag) -> Option<u32> {
     FLAGS.iter().find(|(known, _)| *known == flag).map(|(_, bit)| *bit)
 }
+const TSYNC: u32 = 1;
+const WAIT_KILLABLE_RECV: u32 = 32;
 
 /// Compiles a profile for the machine that this runs on.
 ///
@@ -74,5 +77,15 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter> {
     let asked = profile.flags().iter().flatten();
     let flags =
         asked.filter_map(|asked| FLAGS.iter().find(|(flag, _)| flag == asked)).fold(0, |all, (_, bit)| all | bit);
+    let path = profile.listener_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+    if plan.notify && !path {
+        return Err(Error::new(Kind::Invalid, "linux.seccomp.listenerPath: is needed for SCMP_ACT_NOTIFY"));
+    }
+    if profile.listener_metadata().as_ref().is_some_and(|text| !text.is_empty()) && !path {
+        return Err(Error::new(Kind::Invalid, "linux.seccomp.listenerMetadata: needs listenerPath"));
+    }
+    // What the kernel takes: a listener cannot come with TSYNC, which is nothing to a process of one thread, and
+    // WAIT_KILLABLE_RECV is only about listeners.
+    let flags = if plan.notify { flags & !TSYNC | NEW_LISTENER } else { flags & !WAIT_KILLABLE_RECV };
     Ok(Filter { program, flags, notify: plan.notify })
 }

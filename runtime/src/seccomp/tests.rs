@@ -13,6 +13,7 @@ use super::rules::{Abi, NATIVE, X32_BIT, number};
 use super::table::TABLE;
 use super::{compile, default_profile};
 use crate::error::Kind;
+use crate::sys::process::NEW_LISTENER;
 
 const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 0x0005_0001;
@@ -89,7 +90,8 @@ fn every_action_has_its_number() {
     ];
     for (action, errno, expected) in cases {
         let json = format!(
-            r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{{"names":["mkdir"],"action":"{action}"{errno}}}]}}"#
+            r#"{{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/agent",
+                "syscalls":[{{"names":["mkdir"],"action":"{action}"{errno}}}]}}"#
         );
         assert_eq!(decide(&json, Call::new(NATIVE, "mkdirat", [0; 6])), ALLOW);
         assert_eq!(decide(&json, Call::new(NATIVE, "mkdir", [0; 6])), expected, "{action}{errno}");
@@ -168,6 +170,11 @@ fn wrong_profiles_are_refused_with_the_place() {
             "syscalls[0]",
         ),
         (
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["kill"],"action":"SCMP_ACT_NOTIFY"}]}"#,
+            "listenerPath: is needed",
+        ),
+        (r#"{"defaultAction":"SCMP_ACT_ALLOW","listenerMetadata":"x"}"#, "listenerMetadata: needs listenerPath"),
+        (
             r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_ERRNO","errnoRet":4096}]}"#,
             "errnoRet: 4096 is above 4095",
         ),
@@ -187,8 +194,12 @@ fn wrong_profiles_are_refused_with_the_place() {
 fn flags_are_the_kernels() {
     let json = r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_LOG","SECCOMP_FILTER_FLAG_TSYNC",
         "SECCOMP_FILTER_FLAG_SPEC_ALLOW","SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}"#;
-    assert_eq!(compile(&profile(json)).unwrap().flags, 1 | 2 | 4 | 32);
+    assert_eq!(compile(&profile(json)).unwrap().flags, 1 | 2 | 4);
     assert_eq!(compile(&profile(r#"{"defaultAction":"SCMP_ACT_ALLOW"}"#)).unwrap().flags, 0);
+    let json =
+        json.replace('}', r#","listenerPath":"/agent","syscalls":[{"names":["kill"],"action":"SCMP_ACT_NOTIFY"}]}"#);
+    let listens = compile(&profile(&json)).unwrap().flags;
+    assert_eq!(listens, 2 | 4 | 32 | NEW_LISTENER, "TSYNC does not go with a listener");
 }
 
 #[test]

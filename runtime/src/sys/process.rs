@@ -361,11 +361,16 @@ pub fn set_scheduler(attributes: &SchedAttr) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(attributes), 0) }).map(drop)
 }
 
-/// seccomp(2), `SECCOMP_SET_MODE_FILTER`: from here on the filter decides on every system call of this process.
-pub fn install_filter(program: &[libc::sock_filter], flags: u32) -> Result<(), Errno> {
+/// `SECCOMP_FILTER_FLAG_NEW_LISTENER`.
+pub const NEW_LISTENER: u32 = 8;
+
+/// seccomp(2), `SECCOMP_SET_MODE_FILTER`: from here on the filter decides on every system call of this process. With
+/// [`NEW_LISTENER`] the listener comes back.
+pub fn install_filter(program: &[libc::sock_filter], flags: u32) -> Result<Option<OwnedFd>, Errno> {
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
     // SAFETY: the kernel copies `len` instructions from `filter`, which outlive the call, and writes nothing.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, 1, flags, &raw const program) }).map(drop)
+    let ret = unsafe { libc::syscall(libc::SYS_seccomp, 1, flags, &raw const program) };
+    if flags & NEW_LISTENER != 0 { check_fd(ret).map(Some) } else { check(ret).map(|_| None) }
 }
 
 /// Whether the kernel knows a flag of `SECCOMP_SET_MODE_FILTER`: with a filter at no address a known one fails with

@@ -156,46 +156,6 @@ fn a_terminal_is_sent_to_the_console_socket() {
 }
 
 #[test]
-fn hooks_run_in_order_with_the_state() {
-    let mut house = house!("hooks");
-    let log = house.dir.join("hooks.log");
-    let outside = |name: &str| {
-        let line = format!("echo {name} $(cat) >> {}", log.display());
-        json!([{ "path": "/bin/sh", "args": ["sh", "-c", line], "timeout": 10 }])
-    };
-    house.set(
-        "/hooks",
-        json!({
-            "prestart": outside("prestart"), "createRuntime": outside("createRuntime"),
-            "createContainer": outside("createContainer"), "poststart": outside("poststart"),
-            "poststop": outside("poststop"),
-            "startContainer": [{ "path": "/bin/sh", "args": ["sh", "-c", "echo startContainer $(cat)"] }]
-        }),
-    );
-    house.script("echo program");
-    let out = house.prints();
-    assert!(out.starts_with("startContainer {") && out.ends_with("}\nprogram\n"), "{out}");
-    let text = fs::read_to_string(&log).unwrap();
-    let seen: Vec<(String, String)> = text
-        .lines()
-        .map(|line| {
-            let (name, state) = line.split_once(' ').unwrap();
-            let state: Value = serde_json::from_str(state).unwrap();
-            assert_eq!(state["id"], "c");
-            (name.to_owned(), state["status"].as_str().unwrap().to_owned())
-        })
-        .collect();
-    let expected = [
-        ("prestart", "creating"),
-        ("createRuntime", "creating"),
-        ("createContainer", "created"),
-        ("poststart", "running"),
-        ("poststop", "stopped"),
-    ];
-    assert_eq!(seen, expected.map(|(name, status)| (name.to_owned(), status.to_owned())));
-}
-
-#[test]
 fn a_failing_or_endless_hook_ends_the_creation() {
     let mut house = house!("bad-hooks");
     for (kind, line, why) in [

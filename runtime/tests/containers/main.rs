@@ -8,6 +8,7 @@
 mod beside;
 mod events;
 mod exec_flags;
+mod hooks;
 mod hostile;
 mod house;
 mod identity;
@@ -15,6 +16,7 @@ mod isolation;
 mod lifecycle;
 mod limits;
 mod mounts;
+mod notify;
 mod peers;
 mod rootless;
 mod roots;
