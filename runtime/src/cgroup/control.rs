@@ -47,7 +47,11 @@ impl Cgroup {
     pub fn signal_all(&self, signal: i32) -> Result<()> {
         let signal =
             Signal::try_from(signal).map_err(|_| Error::new(Kind::Invalid, format!("there is no signal {signal}")))?;
-        let frozen = self.is_frozen().unwrap_or(true) || self.set_frozen(BRIEF).is_err();
+        let frozen = self.is_frozen().unwrap_or(true);
+        if !frozen {
+            // Where it does not come about, one that is born meanwhile may be missed, as with every list.
+            let _ = self.set_frozen(BRIEF);
+        }
         let sent = self.pids().and_then(|pids| pids.into_iter().try_for_each(|pid| send(pid, signal)));
         if !frozen { sent.and(unless_gone(self.thaw())) } else { sent }
     }
@@ -196,12 +200,14 @@ fn send(pid: i32, signal: Signal) -> Result<()> {
 
 /// Those of the processes that wait for something that no signal interrupts, as a sentence's end.
 fn uninterruptible(pids: &[i32]) -> String {
-    let waits = |pid: &&i32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('D'))
-    };
-    let stuck: Vec<String> = pids.iter().filter(waits).take(5).map(ToString::to_string).collect();
+    let stat = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stuck: Vec<String> = pids.iter().filter(|pid| waits(&stat(pid))).take(5).map(ToString::to_string).collect();
     if stuck.is_empty() { String::new() } else { format!(": process {} waits uninterruptibly", stuck.join(", ")) }
+}
+
+/// State `D` in the text of `/proc/<pid>/stat`; a name may have anything in it.
+fn waits(stat: &str) -> bool {
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('D'))
 }
 
 /// Whatever cannot be thawed shows itself when the cgroup cannot be removed.
@@ -247,4 +253,41 @@ fn collect(dir: &Path, pids: &mut Vec<i32>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::host::{Scratch, put};
+    use super::super::layout::Layout;
+    use super::*;
+
+    /// A cgroup of which the kernel says that it never stands still.
+    fn restless(scratch: &Scratch, version: Version, files: &[(&str, &str)]) -> Cgroup {
+        for (file, text) in files {
+            put(&scratch.0.join("tree/web").join(file), text);
+        }
+        let layout = Layout::of(vec![scratch.tree("tree", version, &[Controller::Freezer])]);
+        Cgroup::at(&layout, Path::new("web")).unwrap()
+    }
+
+    #[test]
+    fn a_freeze_that_does_not_come_about_ends_with_a_sentence() {
+        let scratch = Scratch::new("restless");
+        let files = [("cgroup.freeze", "0"), ("cgroup.events", "populated 1\nfrozen 0\n"), ("cgroup.procs", "")];
+        let web = restless(&scratch, Version::V2, &files);
+        let said = web.set_frozen(Duration::from_millis(5)).unwrap_err().to_string();
+        assert!(said.ends_with("tree/web did not freeze within 5ms"), "{said}");
+        // A signal reaches its processes all the same, and leaves it thawed.
+        web.thaw().unwrap();
+        web.signal_all(libc::SIGTERM).unwrap();
+        assert_eq!(fs::read_to_string(scratch.0.join("tree/web/cgroup.freeze")).unwrap(), "0");
+    }
+
+    #[test]
+    fn who_waits_uninterruptibly_is_told_by_the_state_behind_the_name() {
+        assert!(waits("12 (dd) D 1 12"));
+        assert!(waits("12 (a) R 1) D 1 12"));
+        assert!(!waits("12 (D) S 1 12") && !waits("12 (x) ") && !waits(""));
+        assert_eq!(uninterruptible(&[i32::MAX]), "");
+    }
 }

@@ -2,7 +2,9 @@
 //!
 //! [`Layout`] says where each controller is mounted, [`resources`] and [`devices`] decide what to write (pure), and
 //! [`Cgroup`] is one container's directory in every tree. Whoever owns the parent directory makes and removes it: the
-//! runtime itself, or [`systemd`].
+//! runtime itself, or [`systemd`]. An update is [`merged`] with what was, and written by [`Cgroup::change`]: all of it, or
+//! nothing as far as the kernel lets old values back in. What a cgroup has used: [`Usage`] for CRI, [`Cgroup::stats`] for
+//! `events`.
 //!
 //! ```text
 //! let layout = Layout::discover()?;

@@ -71,7 +71,7 @@ fn rows() -> Vec<Row> {
         row(r#"{"cpu":{"period":80000}}"#, Cpu, ("cpu.cfs_period_us", "80000"), ("cpu.max", "max 80000")),
         row(r#"{"cpu":{"quota":-1}}"#, Cpu, ("cpu.cfs_quota_us", "-1"), ("cpu.max", "max 100000")),
         row(r#"{"cpu":{"idle":1,"shares":7}}"#, Cpu, ("cpu.idle", "1"), ("cpu.idle", "1")),
-        row(r#"{"cpu":{"idle":0,"shares":700}}"#, Cpu, ("cpu.shares", "700"), ("cpu.weight", "74")),
+        row(r#"{"cpu":{"idle":0,"shares":700}}"#, Cpu, ("cpu.shares", "700"), ("cpu.weight", "75")),
         row(r#"{"cpu":{"cpus":"0","mems":"0"}}"#, Cpuset, ("cpuset.cpus", "0"), ("cpuset.cpus", "0")),
         row(r#"{"pids":{"limit":7}}"#, Pids, ("pids.max", "7"), ("pids.max", "7")),
         row(r#"{"pids":{"limit":0}}"#, Pids, ("pids.max", "1"), ("pids.max", "1")),
