@@ -56,7 +56,7 @@ fn the_keys_are_those_of_runc() {
         eprintln!("SKIPPED the_keys_are_those_of_runc: runc is not installed");
         return;
     }
-    house.set("/linux/resources/cpu", json!({ "quota": 50_000, "period": 100_000 }));
+    house.set("/linux/resources/cpu", json!({ "quota": 4_000, "period": 100_000 }));
     house.sleeping();
     house.call(&["exec", "c", "busybox", "timeout", "1", "sh", "-c", "while :; do :; done"]);
     let ours = stats(&house);
