@@ -27,6 +27,12 @@ fn with_user_namespace(house: &mut House) {
     }
 }
 
+fn is_busybox(tool: &str) -> bool {
+    Command::new(tool).arg("--help").output().is_ok_and(|output| {
+        [output.stdout, output.stderr].iter().any(|said| String::from_utf8_lossy(said).contains("BusyBox"))
+    })
+}
+
 fn bound(source: &std::path::Path, words: &[&str]) -> Value {
     json!({ "destination": "/mnt", "source": source, "type": "bind", "options": words })
 }
@@ -81,6 +87,10 @@ fn a_bind_mount_has_the_attributes_that_runc_gives_it() {
             with_user_namespace(&mut house);
         }
         for (of_source, words, plain, mapped) in ROWS {
+            if of_source.contains("nosymfollow") && is_busybox("mount") {
+                eprintln!("SKIPPED the row {of_source}: busybox' mount does not know nosymfollow");
+                continue;
+            }
             let mapped = if *mapped == Some("same") { plain } else { mapped };
             let wanted = if user { mapped } else { plain };
             house.set(&format!("/mounts/{last}/options"), json!(words));
