@@ -88,6 +88,10 @@ pub fn allow(op: Op, status: Status) -> Result<()> {
         | (Op::Delete, Status::Creating | Status::Created | Status::Stopped)
         | (Op::Update | Op::Stats, Status::Created | Status::Running | Status::Paused)
         | (Op::Ps, _) => Ok(()),
+        // containerd looks for the last three words, runc's, to tell a container that has ended by itself.
+        (Op::Kill, Status::Stopped) => {
+            Err(Error::new(Kind::WrongState, "cannot kill a stopped container: container not running"))
+        }
         (op, status) => Err(Error::new(Kind::WrongState, format!("cannot {op} a {status} container"))),
     }
 }

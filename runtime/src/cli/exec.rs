@@ -99,7 +99,9 @@ fn from_flags(call: &Call, mut process: Process) -> Result<Process> {
         wanted.set_additional_gids(Some(all));
         process.set_user(wanted);
     }
-    add_capabilities(&mut process, &call.texts("cap")?)?;
+    let mut unknown = Vec::new();
+    add_capabilities(&mut process, &call.texts("cap")?, &mut unknown)?;
+    log::warnings(call, &unknown);
     Ok(process)
 }
 
@@ -120,18 +122,18 @@ fn number(flag: &str, text: &str) -> Result<u32> {
     }
 }
 
-fn add_capabilities(process: &mut Process, names: &[&str]) -> Result<()> {
+fn add_capabilities(process: &mut Process, names: &[&str], unknown: &mut Vec<String>) -> Result<()> {
     if names.is_empty() {
         return Ok(());
     }
-    let more: Capabilities = names
-        .iter()
-        .map(|name| {
-            let text = serde_json::Value::String(name.to_ascii_uppercase());
-            serde_json::from_value(text)
-                .map_err(|_| Error::new(Kind::Invalid, format!("--cap: unknown capability {name}")))
-        })
-        .collect::<Result<_>>()?;
+    let mut more = Capabilities::new();
+    for name in names {
+        match serde_json::from_value(serde_json::Value::String(name.to_ascii_uppercase())) {
+            Ok(known) => drop(more.insert(known)),
+            // As the specification has it for those of a configuration.
+            Err(_) => unknown.push(format!("--cap: {name} is not known here; left out")),
+        }
+    }
     let mut all = match process.capabilities() {
         Some(all) => all.clone(),
         None => serde_json::from_str::<LinuxCapabilities>("{}")

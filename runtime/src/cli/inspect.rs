@@ -32,7 +32,12 @@ struct Row {
 }
 
 pub(super) fn list(call: &Call) -> Result<i32> {
-    let found = lifecycle::list(&call.root())?;
+    let root = call.root();
+    // Nobody has made a container yet: fine below the default, a slip where the directory was named.
+    if call.has("root") && !root.is_dir() {
+        return Err(Error::new(Kind::NotFound, format!("--root: {} is not a directory", root.display())));
+    }
+    let found = lifecycle::list(&root)?;
     if call.has("quiet") {
         found.iter().for_each(|one| println!("{}", one.id));
         return Ok(0);

@@ -42,7 +42,10 @@ pub(super) fn run(call: &Call) -> Result<i32> {
 fn load(call: &Call) -> Result<Spec> {
     let mut notes = Vec::new();
     let path = call.path("config").map_or_else(|| bundle(call).join("config.json"), Path::to_owned);
-    let loaded = spec::load_file(&path, &mut notes);
+    let loaded = spec::load_file(&path, &mut notes).map(|mut spec| {
+        hand_down(&mut spec, listening());
+        spec
+    });
     log::warnings(call, &notes);
     loaded.context(|| format!("{} {}", call.command.name, call.id().unwrap_or_default()))
 }
@@ -83,11 +86,29 @@ fn request<'a>(call: &'a Call, spec: &'a Spec, root: &'a Path) -> Result<CreateR
     })
 }
 
+/// How many sockets systemd's socket activation hands to this process (sd_listen_fds(3)).
+fn listening() -> u32 {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    let ours = number("LISTEN_PID").is_none_or(|pid| pid == std::process::id());
+    if ours { number("LISTEN_FDS").unwrap_or(0) } else { 0 }
+}
+
+/// The program finds the sockets as its own: they are meant for pid 1.
+fn hand_down(spec: &mut Spec, sockets: u32) {
+    if sockets == 0 {
+        return;
+    }
+    if let Some(process) = spec.process_mut() {
+        let mut env = process.env().clone().unwrap_or_default();
+        env.extend([format!("LISTEN_FDS={sockets}"), "LISTEN_PID=1".to_owned()]);
+        process.set_env(Some(env));
+    }
+}
+
 /// `--preserve-fds`, and the sockets of systemd's socket activation.
 pub(super) fn preserved(call: &Call) -> Result<u32> {
-    let listen = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse::<u32>().ok());
     let asked = call.number("preserve-fds")?.unwrap_or(0);
-    match u32::try_from(asked).ok().and_then(|asked| asked.checked_add(listen.unwrap_or(0))) {
+    match u32::try_from(asked).ok().and_then(|asked| asked.checked_add(listening())) {
         Some(count @ ..=65_536) => Ok(count),
         _ => Err(Error::new(Kind::Invalid, format!("--preserve-fds: {asked} is not between 0 and 65536"))),
     }
@@ -99,11 +120,11 @@ pub(super) fn start(call: &Call) -> Result<i32> {
 
 pub(super) fn kill(call: &Call) -> Result<i32> {
     let rest = call.rest()?;
-    let signal = signal(rest.first().copied().unwrap_or("TERM"))?;
+    let signal = signal(rest.first().copied().filter(|name| !name.is_empty()).unwrap_or("TERM"))?;
     lifecycle::kill(&call.root(), call.id()?, signal, call.has("all")).map(|()| 0)
 }
 
-/// `9`, `KILL`, `SIGKILL`, `rtmin+1`.
+/// `9`, `KILL`, `SIGKILL`, `rtmin+1`; 0 only asks whether there is anybody to be signalled.
 fn signal(text: &str) -> Result<i32> {
     use std::str::FromStr as _;
 
@@ -111,7 +132,7 @@ fn signal(text: &str) -> Result<i32> {
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let wrong = || Error::new(Kind::Invalid, format!("unknown signal {text:?}"));
     if let Ok(number) = name.parse::<i32>() {
-        return if (1..=64).contains(&number) { Ok(number) } else { Err(wrong()) };
+        return if (0..=64).contains(&number) { Ok(number) } else { Err(wrong()) };
     }
     if let Some(above) = name.strip_prefix("RTMIN") {
         let above = if above.is_empty() { Ok(0) } else { above.trim_start_matches('+').parse::<i32>() };
@@ -148,10 +169,12 @@ mod tests {
 
     #[test]
     fn signals_by_number_and_name() {
-        for (text, number) in [("9", 9), ("KILL", 9), ("SIGTERM", 15), ("sighup", 1), ("RTMIN+1", 35), ("rtmin", 34)] {
+        for (text, number) in
+            [("9", 9), ("KILL", 9), ("SIGTERM", 15), ("sighup", 1), ("RTMIN+1", 35), ("rtmin", 34), ("0", 0)]
+        {
             assert_eq!(signal(text).unwrap(), number, "{text}");
         }
-        for text in ["0", "65", "-9", "FROB", "", "RTMIN+99"] {
+        for text in ["65", "-9", "FROB", "", "RTMIN+99"] {
             assert!(signal(text).is_err(), "{text}");
         }
     }

@@ -38,7 +38,7 @@ fn the_whole_road() {
     house.ok(&["kill", "c", "KILL"]);
     wait_until("stopped", || house.status() == "stopped");
     assert_eq!(house.pid(), 0);
-    assert!(house.call(&["kill", "c"]).err.contains("cannot kill a stopped container"));
+    assert!(house.call(&["kill", "c"]).err.contains("container not running"), "containerd looks for it");
     house.ok(&["delete", "c"]);
     assert_eq!(house.call(&["state", "c"]).err, "gantry-runtime: error: state of c: container c does not exist\n");
     assert_eq!(house.call(&["delete", "c"]).code, 1);
@@ -90,6 +90,33 @@ fn run_passes_signals_on() {
     let pid = nix::unistd::Pid::from_raw(child.id() as i32);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(42));
+}
+
+#[test]
+fn sockets_of_systemd_reach_the_program_as_its_own() {
+    let mut house = house!("listen");
+    house.script("echo $LISTEN_FDS $LISTEN_PID; ls /proc/self/fd");
+    house.write_config();
+    let file = fs::File::open("/dev/null").unwrap();
+    // Two descriptors from 3 on, and the number of the process that they are meant for.
+    let script = "exec 3</dev/null 4</dev/null; export LISTEN_FDS=2 LISTEN_PID=$$; exec \"$0\" \"$@\"";
+    let run = house.command(&["run", "c"]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", script]).arg(run.get_program()).args(run.get_args()).current_dir(house.dir.join("bundle"));
+    let heard = said(shell.stdin(file).output().unwrap());
+    assert!(heard.code == 0 && heard.out.starts_with("2 1\n0\n1\n2\n3\n4\n"), "{heard:?}");
+    let other = script.replace("$$", "1");
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &other]).arg(run.get_program()).args(run.get_args()).current_dir(house.dir.join("bundle"));
+    let heard = said(shell.output().unwrap());
+    assert!(heard.code == 0 && heard.out.starts_with("\n0\n1\n2\n3\n") && !heard.out.contains('4'), "{heard:?}");
+}
+
+#[test]
+fn a_list_below_a_directory_that_was_named_and_is_not_there() {
+    let house = house!("list-none");
+    let said = house.call(&["--root", "/nowhere/at/all", "list"]);
+    assert_eq!((said.code, &*said.err), (1, "gantry-runtime: error: --root: /nowhere/at/all is not a directory\n"));
 }
 
 #[test]
