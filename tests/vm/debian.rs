@@ -141,6 +141,9 @@ pub(crate) fn tree(work: &Path) -> Result<PathBuf, String> {
 /// A sentence that names the file.
 pub(crate) fn place(tree: &Path, root: &Path) -> Result<(), String> {
     tools::output("cp", &["-a", &format!("{}/.", tree.display()), &root.display().to_string()])?;
+    // What every boot starts: among others systemd-tmpfiles, which empties /tmp, where the programs may lie.
+    let wants = root.join("lib/systemd/system/sysinit.target.wants");
+    fs::remove_dir_all(&wants).map_err(|e| format!("remove {}: {e}", wants.display()))?;
     let units = root.join("etc/systemd/system");
     fs::create_dir_all(&units).map_err(|e| format!("make {}: {e}", units.display()))?;
     for (name, text) in UNITS {
