@@ -2,9 +2,8 @@
 //!
 //! ```text
 //!  we                                            the bus, or systemd on its private socket
-//!    \0 AUTH EXTERNAL, DATA -------------------->
+//!    \0 AUTH EXTERNAL, DATA, BEGIN ------------->
 //!            <-----------------------------------  DATA, OK guid         (the kernel has told it who we are)
-//!    BEGIN ------------------------------------->
 //!    Hello, AddMatch, Subscribe ---------------->  (on a bus; not on the private socket)
 //!    StartTransientUnit ------------------------>
 //!            <-----------------------------------  return: job           (or an error)
@@ -144,13 +143,15 @@ impl Bus {
     }
 
     /// Without a user id in it: the kernel tells who we are, also out of a user namespace, where our number is another.
+    /// BEGIN goes along, as sd-bus sends it: on its private socket systemd forgets a call that it reads together with a
+    /// later BEGIN until something else arrives.
     fn authenticate(&mut self) -> Result<()> {
-        self.write(b"\0AUTH EXTERNAL\r\nDATA\r\n")?;
+        self.write(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")?;
         loop {
             let line = self.line()?;
             match line.split(' ').next() {
                 Some("DATA") => {}
-                Some("OK") => return self.write(b"BEGIN\r\n"),
+                Some("OK") => return Ok(()),
                 _ => return Err(Error::new(Kind::System, format!("it does not let us in: {line:?}"))),
             }
         }
