@@ -70,6 +70,23 @@ fn an_exec_joins_the_scope() {
 }
 
 #[test]
+fn without_a_bus_systemd_is_asked_itself() {
+    let mut house = systemd_house!("private");
+    house.script("exit 7");
+    house.write_config();
+    let run = house.command(&["run", "c"]);
+    let hidden = Command::new("busybox")
+        .args(["unshare", "-m", "sh", "-c", "mount -t tmpfs none /run/dbus && exec \"$@\"", "sh"])
+        .arg(run.get_program())
+        .args(run.get_args())
+        .current_dir(house.dir.join("bundle"))
+        .output()
+        .unwrap();
+    assert_eq!(hidden.status.code(), Some(7), "{hidden:?}");
+    assert_eq!(property(&house, "LoadState"), "not-found");
+}
+
+#[test]
 fn without_a_path_it_is_a_scope_of_the_system() {
     let mut house = systemd_house!("default");
     house.cgroup = format!("/system.slice/runc-d{}.scope", std::process::id());
