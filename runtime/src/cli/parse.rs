@@ -350,6 +350,16 @@ mod tests {
         (refusal.sentence, refusal.code)
     }
 
+    /// As conmon and containerd's shim write it.
+    #[test]
+    fn systemd_is_asked_for_before_the_command() {
+        assert!(call("--root /a --log /l --log-format json --systemd-cgroup create --bundle /b c").wants_systemd());
+        assert!(call("--systemd-cgroup --root=/a create --bundle /b --pid-file /p c").wants_systemd());
+        assert!(call("--cgroup-manager=systemd run c").wants_systemd());
+        assert!(!call("--systemd-cgroup=false run c").wants_systemd());
+        assert!(!call("--cgroup-manager cgroupfs run c").wants_systemd());
+    }
+
     #[test]
     fn global_flags_stand_anywhere_and_the_last_value_counts() {
         assert!(!call("--rootless true spec").has("rootless"), "that one is not the flag of spec");
