@@ -136,12 +136,8 @@ impl Cgroup {
             (Err(why), Absent::Skip) if missing(&why) => Ok(()),
             (Err(why), Absent::Else(other)) if missing(&why) => self.write(other, journal),
             (Err(why), _) if missing(&why) && dir.is_dir() => {
-                let what = format!(
-                    "cannot set {} to {}: this kernel has no such file in {}",
-                    write.file,
-                    write.value,
-                    dir.display()
-                );
+                let what =
+                    format!("cannot set {} to {}: {}", write.file, write.value, why_missing(&dir, write.controller));
                 Err(Error::new(Kind::Unsupported, what))
             }
             (Err(why), _) if why.raw_os_error() == Some(libc::EBUSY) => {
@@ -278,6 +274,20 @@ fn put_back(journal: &Journal) -> Result<()> {
         journal.iter().rev().flat_map(|(path, lines)| lines.iter().map(move |line| (path, line))).collect();
     let refused: Vec<_> = lines.into_iter().filter(|(path, line)| put(path, line).is_err()).collect();
     refused.into_iter().map(|(path, line)| write_file(path, line)).fold(Ok(()), Result::and)
+}
+
+/// Why a cgroup lacks a file: on v2 its controller may stop at a level above.
+fn why_missing(dir: &Path, controller: Controller) -> String {
+    let given = fs::read_to_string(dir.join("cgroup.controllers"));
+    let has =
+        |names: &str| names.split_whitespace().any(|name| Controller::named(name, Version::V2) == Some(controller));
+    match given {
+        Ok(names) if !has(&names) => format!(
+            "the {controller} controller does not reach {}: a cgroup above it has processes of its own, or may not be changed",
+            dir.display()
+        ),
+        _ => format!("this kernel has no such file in {}", dir.display()),
+    }
 }
 
 /// What v1 has in use where it refuses a lower memory limit.

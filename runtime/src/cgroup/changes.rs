@@ -29,6 +29,19 @@ fn a_refused_file_brings_the_others_back() {
 }
 
 #[test]
+fn a_controller_that_stops_above_is_told_from_a_kernel_without_the_file() {
+    let scratch = Scratch::new("stops-above");
+    let layout = Layout::of(vec![scratch.tree("v2", Version::V2, &[Controller::Memory, Controller::Pids])]);
+    put(&scratch.0.join("v2/web/cgroup.controllers"), "cpu memory\n");
+    let web = Cgroup::at(&layout, Path::new("web")).unwrap();
+    let said = |json: &str| web.apply(&resources(json)).unwrap_err().to_string();
+    let pids = said(r#"{"pids":{"limit":3}}"#);
+    assert!(pids.starts_with("cannot set pids.max to 3: the pids controller does not reach "), "{pids}");
+    let memory = said(r#"{"memory":{"limit":3}}"#);
+    assert!(memory.starts_with("cannot set memory.max to 3: this kernel has no such file in "), "{memory}");
+}
+
+#[test]
 fn nothing_is_written_where_something_is_wrong_from_the_start() {
     let scratch = Scratch::new("from-the-start");
     let layout = Layout::of(vec![scratch.tree("memory", Version::V1, &[Controller::Memory])]);
