@@ -49,6 +49,9 @@ pub struct Options {
     pub no_new_keyring: bool,
     /// systemd makes the cgroup, and `linux.cgroupsPath` is `slice:prefix:name`.
     pub systemd_cgroup: bool,
+    /// Go on where cgroups may not be made or devices not be kept away; `None`: where this process is less than root of
+    /// the whole host.
+    pub rootless: Option<bool>,
     /// `exec`: do not refuse a paused container; the process runs once it is resumed.
     pub ignore_paused: bool,
 }
@@ -211,7 +214,7 @@ fn build(
         no_new_keyring: request.options.no_new_keyring,
         preserve_fds: request.preserve_fds,
     };
-    let mut doors = if wishes.placed { Doors::default() } else { limit(&mut cgroup, spec)? };
+    let mut doors = if wishes.placed { Doors::default() } else { limit(&mut cgroup, spec, request.options.rootless)? };
     if cgroup.trees() != facts.cgroup_trees.as_ref() {
         facts.cgroup_trees = cgroup.trees().cloned();
         home.record(&facts)?;
@@ -415,14 +418,13 @@ fn refuse_used(cgroup: &Cgroup) -> Result<()> {
 /// Makes the cgroup, gives it its limits and opens its doors.
 ///
 /// A user without privileges who asked for no place and no limits does without the trees that are not theirs.
-fn limit(cgroup: &mut Cgroup, spec: &Spec) -> Result<Doors> {
+fn limit(cgroup: &mut Cgroup, spec: &Spec, rootless: Option<bool>) -> Result<Doors> {
+    let goes_without = || rootless.unwrap_or_else(process::is_unprivileged);
     let linux = spec.linux().as_ref();
     let resources = linux.and_then(|linux| linux.resources().as_ref());
     let anywhere = linux.and_then(|linux| linux.cgroups_path().as_ref()).is_none_or(|path| path.as_os_str().is_empty());
     let refused = match cgroup.create() {
-        Err(why) if anywhere && cgroup::is_forbidden(&why) && process::is_unprivileged() => {
-            cgroup.create_where_permitted()?
-        }
+        Err(why) if anywhere && cgroup::is_forbidden(&why) && goes_without() => cgroup.create_where_permitted()?,
         created => created.map(|()| false)?,
     };
     if let Some(resources) = resources {
@@ -432,7 +434,7 @@ fn limit(cgroup: &mut Cgroup, spec: &Spec) -> Result<Doors> {
     }
     match cgroup.apply_devices(resources) {
         // Neither may such a user make a device, nor keep anybody from one.
-        Err(_) if process::is_unprivileged() => {}
+        Err(_) if goes_without() => {}
         applied => applied?,
     }
     cgroup::owner(spec).map_or(Ok(()), |uid| cgroup.hand_over(uid))?;

@@ -81,6 +81,7 @@ fn request<'a>(call: &'a Call, spec: &'a Spec, root: &'a Path) -> Result<CreateR
             no_pivot: call.has("no-pivot"),
             no_new_keyring: call.has("no-new-keyring"),
             systemd_cgroup: call.wants_systemd(),
+            rootless: call.wants_rootless(),
             ..Options::default()
         },
     })

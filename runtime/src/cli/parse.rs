@@ -76,6 +76,12 @@ impl Call {
         self.has("systemd-cgroup") || self.value("cgroup-manager").is_some_and(|value| value == "systemd")
     }
 
+    /// `--rootless` before the command; `None` is auto.
+    pub(super) fn wants_rootless(&self) -> Option<bool> {
+        let said = self.given.last("rootless", false)?.to_string_lossy();
+        values::rootless(&said).flatten()
+    }
+
     /// A switch, if it is given: `--flag=false` is not the same as nothing.
     pub(super) fn switch(&self, name: &str) -> Option<bool> {
         self.value(name).map(|value| value != "false")

@@ -134,6 +134,21 @@ fn an_ordinary_user_has_every_verb() {
 }
 
 #[test]
+fn without_cgroups_goes_only_who_may() {
+    let mut rootless = rootless!("rootless-flag");
+    rootless.house.script("echo runs");
+    rootless.house.write_config();
+    assert_eq!(rootless.ok(&["--rootless=true", "run", "c"]), "runs\n");
+    let said = rootless.call(&["--rootless=false", "run", "c"]);
+    assert!(said.code == 1 && said.err.contains("cgroup") && said.out.is_empty(), "{said:?}");
+    // A place that was asked for is not left out.
+    rootless.house.set("/linux/cgroupsPath", json!("/gantry-not-yours"));
+    rootless.house.write_config();
+    let said = rootless.call(&["--rootless=true", "run", "c"]);
+    assert!(said.code == 1 && said.err.contains("gantry-not-yours"), "{said:?}");
+}
+
+#[test]
 fn case_07_cgroups_are_read_only_without_a_cgroup_namespace() {
     let mut rootless = rootless!("case-07");
     let spaces = rootless.house.config["linux"]["namespaces"].as_array().unwrap().clone();
