@@ -22,6 +22,9 @@ pub const DEFAULT_ROOT: &str = "/run/gantry/runtime";
 /// How long `delete` waits for the last process of a cgroup to be gone.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long `delete` watches a process that may just have been killed, in milliseconds.
+const A_MOMENT: i32 = 100;
+
 /// What `state` and `list` print: the OCI state, and what runc adds to it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -205,7 +208,7 @@ pub(crate) fn delete_within(root: &Path, id: &str, force: bool, patience: Durati
             locked => locked?,
         };
         let found = Found::in_home(home)?;
-        if !force {
+        if !force && !(found.status == Status::Running && ends_now(found.init)) {
             status::allow(Op::Delete, found.status)?;
         }
         destroy(found.home, patience)
@@ -251,6 +254,14 @@ fn end(init: Init, patience: Duration) -> Result<()> {
         true => Ok(()),
         false => Err(Error::new(Kind::System, format!("process {} does not end", init.pid))),
     }
+}
+
+/// Whether the first process goes within a moment. `kill` only sends a signal, and a `delete` right behind it, which
+/// scripts are used to from slower runtimes, finds the process on its way out.
+fn ends_now(init: Option<Init>) -> bool {
+    let Some(init) = init else { return false };
+    let Ok(pidfd) = clone::pidfd_open(init.pid) else { return true };
+    started(init.pid) != Some(init.start) || clone::wait_readable(pidfd.as_fd(), A_MOMENT).unwrap_or(false)
 }
 
 /// The state of a container (runtime-spec, "State").

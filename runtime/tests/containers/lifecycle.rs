@@ -46,6 +46,18 @@ fn the_whole_road() {
 }
 
 #[test]
+fn a_delete_right_behind_a_kill_finds_nothing_to_complain_about() {
+    let mut house = house!("kill-delete");
+    house.set("/process/args", json!(["/bin/sleep", "60"]));
+    for _ in 0..10 {
+        assert_eq!(house.create().code, 0);
+        house.ok(&["start", "c"]);
+        house.ok(&["kill", "c", "KILL"]);
+        house.ok(&["delete", "c"]);
+    }
+}
+
+#[test]
 fn exit_codes_and_signals() {
     let mut house = house!("codes");
     let garbage = house.rootfs().join("bin/garbage");
