@@ -98,7 +98,14 @@ impl Site<'_> {
                 }
                 cgroups(&to, &options, self.host, &mut self.steps)
             }
-            (_, Some(depth)) => self.bind(mount, to, &mut options, depth, idmap),
+            (_, Some(depth)) => {
+                if let Some(word) = options.lost_on_bind() {
+                    self.warnings.push(format!(
+                        "mounts[{at}].options: {word:?} is a file system's own; a bind mount goes without it"
+                    ));
+                }
+                self.bind(mount, to, &mut options, depth, idmap)
+            }
             (kind, None) => {
                 let source = mount.source().as_deref().map_or(Ok(kind), path_text)?;
                 self.file_system(kind, source, to, options)
@@ -114,7 +121,6 @@ impl Site<'_> {
         depth: Depth,
         idmap: Option<(Slot, Depth)>,
     ) -> Result<()> {
-        options.check_bind()?;
         let source = mount.source().as_deref().filter(|source| !source.as_os_str().is_empty());
         let source = source.ok_or_else(|| Error::new(Kind::Invalid, "source: is missing"))?;
         let source = self.bundle.join(source);

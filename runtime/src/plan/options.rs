@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::sys::mount::{Depth, MountAttr, attr};
 
 /// What a list of options comes to.
@@ -215,12 +215,9 @@ impl Options {
         mark(attr::RDONLY, true, &mut self.set, &mut self.clear);
     }
 
-    /// Refuses what a bind mount cannot have: the kernel would leave it aside without a word.
-    pub(super) fn check_bind(&self) -> Result<()> {
-        let Some((key, _)) = self.data.first() else { return Ok(()) };
-        let what =
-            format!("options: a bind mount cannot have {:?}, which is a file system's own", key.to_string_lossy());
-        Err(Error::new(Kind::Invalid, what))
+    /// What of the words a bind mount cannot have: the kernel would leave it aside without a word.
+    pub(super) fn lost_on_bind(&self) -> Option<std::borrow::Cow<'_, str>> {
+        self.data.first().map(|(key, _)| key.to_string_lossy())
     }
 }
 

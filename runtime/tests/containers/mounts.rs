@@ -142,7 +142,6 @@ fn what_a_bind_mount_cannot_have_is_refused_by_its_path() {
     let source = house.dir.clone();
     let at = house.config["mounts"].as_array().unwrap().len();
     for (mount, sentence) in [
-        (bound(&source, &["bind", "size=4k"]), "a bind mount cannot have \"size\""),
         (json!({ "destination": "/mnt", "type": "bind" }), "source: is missing"),
         (
             json!({ "destination": "/mnt", "source": "/nowhere/at/all", "options": ["bind"] }),
@@ -159,6 +158,12 @@ fn what_a_bind_mount_cannot_have_is_refused_by_its_path() {
             assert!(said.err.contains(&format!("mounts[{at}]")), "{said:?}");
         }
     }
+    // runc and crun leave this aside, too, but do not say so.
+    house.config["mounts"].as_array_mut().unwrap().truncate(at);
+    house.push("/mounts", bound(&source, &["bind", "size=4k"]));
+    let said = house.run();
+    let sentence = format!("mounts[{at}].options: \"size\" is a file system's own");
+    assert!(said.code == 0 && said.err.contains(&sentence), "{said:?}");
 }
 
 #[test]
