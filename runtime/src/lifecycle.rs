@@ -208,7 +208,8 @@ pub(crate) fn delete_within(root: &Path, id: &str, force: bool, patience: Durati
             locked => locked?,
         };
         let found = Found::in_home(home)?;
-        if !force && !(found.status == Status::Running && ends_now(found.init)) {
+        let allowed = force || (found.status == Status::Running && ends_now(found.init));
+        if !allowed {
             status::allow(Op::Delete, found.status)?;
         }
         destroy(found.home, patience)
