@@ -14,9 +14,9 @@ use crate::labels;
 use crate::launch::{self, Asked};
 use crate::listener;
 use crate::mounts;
-use crate::plan::{self, Host, Inside, Wishes};
+use crate::plan::{self, Host, Inside, Plan, Wishes};
 use crate::spec;
-use crate::state::{self, Home};
+use crate::state::{self, Facts, Home};
 use crate::status::{self, Op, Status};
 use crate::sys::Solo;
 use crate::sys::clone::{self, Reap, flags};
@@ -64,6 +64,26 @@ fn allow(status: Status, options: Options) -> Result<()> {
     }
 }
 
+/// The plan of the process.
+fn decide(request: &ExecRequest<'_>, facts: &Facts, home: &Home, cgroup: &Cgroup) -> Result<Plan> {
+    let wishes = Wishes {
+        wait: false,
+        placed: false,
+        no_pivot: false,
+        no_new_keyring: request.options.no_new_keyring,
+        preserve_fds: request.preserve_fds,
+    };
+    let inside = Inside {
+        spaces: facts.namespaces & EXEC_SPACES,
+        confined: facts.namespaces & flags::MOUNT == 0,
+        around: facts.namespaces & (flags::PID | flags::TIME),
+        lasting: facts.lasting.as_deref(),
+    };
+    let host = Host { labels: labels::seen(Some(request.process), None), ..host(cgroup)? };
+    let host = Host { keyring: format!("_ses.{}", request.id), ..host };
+    plan::exec(request.process, inside, &host, home.filter()?, wishes)
+}
+
 fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
     launch::check_preserved(request.preserve_fds)?;
     spec::check_process(request.process, "process.")?;
@@ -79,22 +99,7 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
     if state::started(init.pid) != Some(init.start) {
         return Err(Error::new(Kind::WrongState, "cannot exec in a stopped container"));
     }
-    let wishes = Wishes {
-        wait: false,
-        placed: false,
-        no_pivot: false,
-        no_new_keyring: request.options.no_new_keyring,
-        preserve_fds: request.preserve_fds,
-    };
-    let inside = Inside {
-        spaces: facts.namespaces & EXEC_SPACES,
-        confined: facts.namespaces & flags::MOUNT == 0,
-        around: facts.namespaces & (flags::PID | flags::TIME),
-        lasting: facts.lasting.as_deref(),
-    };
-    let host = Host { labels: labels::seen(Some(request.process), None), ..host(&cgroup)? };
-    let host = Host { keyring: format!("_ses.{}", request.id), ..host };
-    let mut plan = plan::exec(request.process, inside, &host, home.filter()?, wishes)?;
+    let mut plan = decide(request, &facts, &home, &cgroup)?;
     // From another cgroup a user may not move a process by themselves: their systemd does it, once there is one.
     let mover = facts.unit.as_ref().filter(|unit| unit.owner == Owner::User && request.below.is_none());
     let mut doors = match mover {
@@ -103,7 +108,7 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
     };
     let warnings = std::mem::take(&mut plan.warnings);
     let mut given = vec![target];
-    if inside.confined {
+    if facts.namespaces & flags::MOUNT == 0 {
         given.push(mounts::root_of(init.pid)?);
     }
     let ground = launch::ground(&plan, given, &mut doors, &request.stdio, alone)?;
