@@ -5,9 +5,10 @@ use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, open, renameat2};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::Mode;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ pub(crate) fn main(args: &[String]) -> Result<(), String> {
         ["descriptors"] => descriptors(),
         ["same", one, other] => same(one, other),
         ["sockets"] => sockets(),
+        ["ask", path] => ask(Path::new(path)),
         _ => Err(format!("no attack {args:?}")),
     }
 }
@@ -128,5 +130,19 @@ fn sockets() -> Result<(), String> {
     try_family("alg", AddressFamily::Alg);
     try_family("vsock", AddressFamily::Vsock);
     let _ = File::open("/proc/self/status");
+    Ok(())
+}
+
+/// Asks a monitor for its state, and prints what it says.
+fn ask(path: &Path) -> Result<(), String> {
+    let mut stream = UnixStream::connect(path).map_err(|e| format!("connect: {e}"))?;
+    let text = br#"{"version":1,"request":"state"}"#;
+    let mut message = (text.len() as u32).to_le_bytes().to_vec();
+    message.extend_from_slice(text);
+    stream.write_all(&message).map_err(|e| format!("ask: {e}"))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(|e| format!("wait: {e}"))?;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    println!("{}", String::from_utf8_lossy(&answer));
     Ok(())
 }

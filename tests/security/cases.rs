@@ -55,6 +55,7 @@ cases! {
     case_07_outside: "07-outside",
     case_08_user: "08-user",
     case_09_groups: "09-groups",
+    case_11_socket: "11-socket",
     case_12_state: "12-state",
     case_19_sysctl: "19-sysctl",
     case_20_home: "20-home",

@@ -13,6 +13,8 @@
 //! OCI runtime-spec, config-linux.md, "Seccomp"; seccomp(2); libseccomp where the spec is silent.
 
 mod assemble;
+#[cfg(test)]
+mod closed;
 mod profile;
 mod rules;
 mod table;

@@ -26,14 +26,14 @@ fn profile(json: &str) -> LinuxSeccomp {
 
 /// A system call as the filter sees it.
 #[derive(Clone, Copy, Debug)]
-struct Call {
+pub(super) struct Call {
     arch: u32,
     number: u32,
     args: [u64; 6],
 }
 
 impl Call {
-    fn new(abi: Abi, name: &str, args: [u64; 6]) -> Self {
+    pub(super) fn new(abi: Abi, name: &str, args: [u64; 6]) -> Self {
         let bit = if abi == Abi::X32 { X32_BIT } else { 0 };
         Self { arch: abi.audit(), number: number(name, abi).unwrap() | bit, args }
     }
@@ -51,7 +51,7 @@ impl Call {
 }
 
 /// Runs a program as the kernel would: the action, and how many instructions it took.
-fn run(program: &[Instruction], call: Call) -> (u32, usize) {
+pub(super) fn run(program: &[Instruction], call: Call) -> (u32, usize) {
     let (mut at, mut a, mut steps) = (0, 0u32, 0);
     loop {
         let sock_filter { code, jt, jf, k } = program[at];

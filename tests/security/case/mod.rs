@@ -64,6 +64,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("07-outside", "cgroupsPath leads out of the tree", "own audit", cgroup::outside),
     row("08-user", "exec --user with strings that wrap to 0", "CVE-2026-30892, CVE-2024-40635", identity::users),
     row("09-groups", "supplementary groups of the caller", "CVE-2023-25173", identity::groups),
+    row("11-socket", "the monitor answers somebody else, or has an abstract name", "CVE-2020-15257", open::socket),
     row("12-state", "state read by nobody", "CVE-2021-41103, CVE-2024-25621", open::state),
     row("19-sysctl", "a parameter smuggled into another, or the host's", "CVE-2022-0811", open::sysctl),
     row("20-home", "HOME with newline, NUL, NEL", "CVE-2022-4318", identity::home),

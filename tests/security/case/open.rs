@@ -4,6 +4,8 @@ use crate::scene::{Outcome, Runtime, Scene, Verdict, unless};
 use gantry_tests::tools;
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 /// Everything below the state directory, tried by nobody.
 pub(super) fn state(runtime: &Runtime) -> Outcome {
@@ -22,6 +24,67 @@ pub(super) fn state(runtime: &Runtime) -> Outcome {
         return Err(format!("nobody could not try: {}", said.err));
     }
     Ok(unless(said.out.lines().find(|line| *line != "tried").map(str::to_owned)))
+}
+
+/// The monitor's socket: a file for root alone, no abstract name that the host's network namespace would show, and no
+/// answer for anybody else even where the modes were opened.
+pub(super) fn socket(runtime: &Runtime) -> Outcome {
+    if runtime.name != "ours" {
+        return Ok(Verdict::NotApplicable("has no monitor".into()));
+    }
+    let Some(setpriv) = tools::find("setpriv") else { return Ok(Verdict::NotApplicable("no setpriv".into())) };
+    let scene = Scene::new("11", runtime)?;
+    let dir = scene.house.path("pod");
+    let mut start = std::process::Command::new(&runtime.program);
+    let said = crate::scene::finish(start.arg("monitor").arg("--dir").arg(&dir), scene.house.dir())?;
+    if said.failed() {
+        return Err(format!("monitor: {}", said.err));
+    }
+    let pid = fs::read_to_string(dir.join("monitor.pid")).unwrap_or_default();
+    let pid = pid.split_whitespace().next().unwrap_or("none").to_owned();
+    let verdict = judge_socket(&dir, &pid, &setpriv, &scene);
+    let _ = std::process::Command::new("kill").arg(&pid).status();
+    verdict
+}
+
+fn judge_socket(dir: &Path, pid: &str, setpriv: &Path, scene: &Scene) -> Outcome {
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).map_err(|e| format!("the monitor's descriptors: {e}"))?;
+    let sockets: Vec<String> = links
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok()?.to_str().map(str::to_owned))
+        .filter_map(|link| Some(link.strip_prefix("socket:[")?.trim_end_matches(']').to_owned()))
+        .collect();
+    let all = fs::read_to_string("/proc/net/unix").map_err(|e| format!("/proc/net/unix: {e}"))?;
+    let own = all.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut own = own.filter(|fields| fields.get(6).is_some_and(|inode| sockets.iter().any(|own| own == inode)));
+    if sockets.is_empty() {
+        return Err("the monitor has no socket".into());
+    }
+    if let Some(name) = own.find_map(|fields| fields.get(7).filter(|name| name.starts_with('@')).copied()) {
+        return Ok(Verdict::Vulnerable(format!("{name} is abstract")));
+    }
+    let path = dir.join("monitor.sock");
+    for (path, meant) in [(dir.to_owned(), 0o700), (path.clone(), 0o600), (dir.join("containers"), 0o700)] {
+        let mode = fs::metadata(&path).map_err(|e| format!("{}: {e}", path.display()))?.permissions().mode() & 0o777;
+        if mode != meant {
+            return Ok(Verdict::Vulnerable(format!("{} has mode {mode:o}", path.display())));
+        }
+    }
+    // Everything but the peer's credentials is out of the way now.
+    for (path, mode) in [(dir.to_owned(), 0o755), (path.clone(), 0o666)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(|e| format!("open: {e}"))?;
+    }
+    let ask = |who: &[&str]| {
+        let own = std::env::current_exe().map_err(|e| format!("the own program: {e}"))?;
+        let mut command = std::process::Command::new(setpriv);
+        command.args(who).arg(own).args(["attack", "ask"]).arg(&path);
+        crate::scene::finish(&mut command, scene.house.dir())
+    };
+    if !ask(&["--reuid", "0"])?.out.contains("\"state\"") {
+        return Err("root gets no answer either".into());
+    }
+    let nobody = ask(&["--reuid", "65534", "--regid", "65534", "--clear-groups"])?;
+    Ok(unless(nobody.out.contains("\"state\"").then(|| "nobody gets an answer".to_owned())))
 }
 
 /// The host's parameter is written with the value that it has, so that a success changes nothing.
