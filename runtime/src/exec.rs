@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Process;
 
-use crate::cgroup::systemd::Owner;
+use crate::cgroup::systemd::{Owner, Unit};
 use crate::cgroup::{Below, Cgroup, Doors, Layout};
 use crate::create::{Created, EXEC_SPACES, Options, Stdio, host};
 use crate::error::{Context, Error, Kind, Result};
 use crate::labels;
-use crate::launch::{self, Asked};
+use crate::launch::{self, Asked, Launched, Words};
 use crate::listener;
 use crate::mounts;
 use crate::plan::{self, Host, Inside, Plan, Wishes};
@@ -114,27 +114,7 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
     let ground = launch::ground(&plan, given, &mut doors, &request.stdio, alone)?;
     let unified = doors.unified.as_ref().map(|fd| fd.as_fd());
     let (launched, words) = launch::launch(plan, ground, unified, alone)?;
-    let heard = mover
-        .map_or(Ok(()), |unit| unit.attach(launched.pid))
-        .and_then(|()| launch::speak(&launched.talk, Word::Recorded))
-        .and_then(|()| {
-            launch::listen(&launched.talk, &words, |asked| match asked {
-                Asked::Listener(number) => {
-                    let agent = facts.lasting.as_ref().and_then(|lasting| lasting.agent.as_ref());
-                    listener::hand_over(agent, &facts, &launched, number, (Status::Running, init.pid))
-                }
-                Asked::Hooks => launch::nothing(asked),
-            })
-        })
-        .and_then(|mut heard| {
-            if let (Stdio::ConsoleSocket(socket), Some(master)) = (request.stdio, &heard.console) {
-                launch::send_console(socket, master)?;
-                heard.console = None;
-            }
-            launch::send_pidfd(request.pidfd_socket, &launched, "setns")?;
-            launch::write_pid_file(request.pid_file, launched.pid)?;
-            Ok(heard)
-        });
+    let heard = settle(request, &facts, mover, &launched, &words, init.pid);
     match heard {
         Ok(mut heard) => {
             heard.warnings.splice(0..0, warnings);
@@ -146,6 +126,38 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
             Err(why)
         }
     }
+}
+
+/// From the clone to the program.
+fn settle(
+    request: &ExecRequest<'_>,
+    facts: &Facts,
+    mover: Option<&Unit>,
+    launched: &Launched,
+    words: &Words,
+    init: i32,
+) -> Result<launch::Heard> {
+    mover
+        .map_or(Ok(()), |unit| unit.attach(launched.pid))
+        .and_then(|()| launch::speak(&launched.talk, Word::Recorded))
+        .and_then(|()| {
+            launch::listen(&launched.talk, words, |asked| match asked {
+                Asked::Listener(number) => {
+                    let agent = facts.lasting.as_ref().and_then(|lasting| lasting.agent.as_ref());
+                    listener::hand_over(agent, facts, launched, number, (Status::Running, init))
+                }
+                Asked::Hooks => launch::nothing(asked),
+            })
+        })
+        .and_then(|mut heard| {
+            if let (Stdio::ConsoleSocket(socket), Some(master)) = (request.stdio, &heard.console) {
+                launch::send_console(socket, master)?;
+                heard.console = None;
+            }
+            launch::send_pidfd(request.pidfd_socket, launched, "setns")?;
+            launch::write_pid_file(request.pid_file, launched.pid)?;
+            Ok(heard)
+        })
 }
 
 /// How long an exec waits for a container that is just being run.
