@@ -207,14 +207,24 @@ fn build(
     if let Some(filter) = &filter {
         home.record_filter(filter)?;
     }
+    let rootless = request.options.rootless;
+    let begun = match facts.unit.is_none() && rootless != Some(true) && plan::may_overlap(spec) {
+        true if process::is_root_of_host() => cgroup.begin()?,
+        _ => None,
+    };
     let wishes = Wishes {
         wait,
         placed: facts.unit.is_some(),
+        overlap: begun.is_some(),
         no_pivot: request.options.no_pivot,
         no_new_keyring: request.options.no_new_keyring,
         preserve_fds: request.preserve_fds,
     };
-    let mut doors = if wishes.placed { Doors::default() } else { limit(&mut cgroup, spec, request.options.rootless)? };
+    let mut doors = match begun {
+        Some(doors) => doors,
+        None if wishes.placed => Doors::default(),
+        None => limit(&mut cgroup, spec, rootless).and_then(|()| cgroup.doors())?,
+    };
     if cgroup.trees() != facts.cgroup_trees.as_ref() {
         facts.cgroup_trees = cgroup.trees().cloned();
         home.record(&facts)?;
@@ -232,7 +242,7 @@ fn build(
     }
     let streams = in_container_hooks(spec).then(hooks::Streams::new).transpose()?;
     ground.hooks = streams.as_ref().map(hooks::Streams::for_child).transpose()?;
-    settle(request, spec, home, &facts, &cgroup, plan, ground, doors, streams, alone)
+    settle(request, spec, home, &facts, &mut cgroup, plan, ground, doors, streams, alone)
 }
 
 /// From the clone to the finished set-up. Whatever fails takes the child along.
@@ -242,7 +252,7 @@ fn settle(
     spec: &Spec,
     home: &Home,
     facts: &Facts,
-    cgroup: &Cgroup,
+    cgroup: &mut Cgroup,
     mut plan: Plan,
     ground: crate::init::Ground,
     doors: Doors,
@@ -250,11 +260,15 @@ fn settle(
     alone: &Solo,
 ) -> Result<Created> {
     let maps = plan.maps.take();
-    let waits = ground.fifo.is_some();
+    let (waits, overlaps) = (ground.fifo.is_some(), !ground.later.is_empty());
     let mut warnings = std::mem::take(&mut plan.warnings);
     let unified = doors.unified.as_ref().map(AsFd::as_fd);
     let (launched, words) = launch::launch(plan, ground, unified, alone)?;
     let finish = || -> Result<launch::Heard> {
+        if overlaps {
+            limit(cgroup, spec, request.options.rootless)?;
+            launch::speak(&launched.talk, Word::Limited)?;
+        }
         home.record_init(Init { pid: launched.pid, start: state::start_of(launched.pid)? })?;
         if let Some(unit) = &facts.unit {
             unit.start(cgroup, spec, launched.pid)?;
@@ -415,10 +429,10 @@ fn refuse_used(cgroup: &Cgroup) -> Result<()> {
     Err(Error::new(Kind::Exists, what))
 }
 
-/// Makes the cgroup, gives it its limits and opens its doors.
+/// Makes the cgroup and gives it its limits.
 ///
 /// A user without privileges who asked for no place and no limits does without the trees that are not theirs.
-fn limit(cgroup: &mut Cgroup, spec: &Spec, rootless: Option<bool>) -> Result<Doors> {
+fn limit(cgroup: &mut Cgroup, spec: &Spec, rootless: Option<bool>) -> Result<()> {
     let goes_without = || rootless.unwrap_or_else(process::is_unprivileged);
     let linux = spec.linux().as_ref();
     let resources = linux.and_then(|linux| linux.resources().as_ref());
@@ -437,8 +451,7 @@ fn limit(cgroup: &mut Cgroup, spec: &Spec, rootless: Option<bool>) -> Result<Doo
         Err(_) if goes_without() => {}
         applied => applied?,
     }
-    cgroup::owner(spec).map_or(Ok(()), |uid| cgroup.hand_over(uid))?;
-    cgroup.doors()
+    cgroup::owner(spec).map_or(Ok(()), |uid| cgroup.hand_over(uid))
 }
 
 fn in_container_hooks(spec: &Spec) -> bool {

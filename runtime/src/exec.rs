@@ -69,6 +69,7 @@ fn decide(request: &ExecRequest<'_>, facts: &Facts, home: &Home, cgroup: &Cgroup
     let wishes = Wishes {
         wait: false,
         placed: false,
+        overlap: false,
         no_pivot: false,
         no_new_keyring: request.options.no_new_keyring,
         preserve_fds: request.preserve_fds,

@@ -54,6 +54,7 @@ pub(crate) fn ground(
         proc: procfs()?,
         streams: streams(stdio)?,
         doors: std::mem::take(&mut doors.tasks),
+        later: std::mem::take(&mut doors.later),
         slots,
         fifo: None,
         hooks: None,

@@ -4,6 +4,7 @@
 //!  parent (create, exec)                         child (init)
 //!    clone3 ------------------------------------>  steps ...
 //!    have systemd make its cgroup
+//!    Limited ----------------------------------->  (only where the child begins before its cgroups are made)
 //!    Placed  ----------------------------------->  (only with the systemd driver)
 //!            <-----------------------------------  Hopped(pid) + pidfd    (only with a user namespace by path)
 //!    Known   ----------------------------------->  a sibling goes on
@@ -38,6 +39,8 @@ pub enum Word {
     Placed,
     /// To the child: that it goes on in another's place is known.
     Known,
+    /// To the child: its cgroups are made, and have their limits.
+    Limited,
     /// To the child: the id maps are written.
     Mapped,
     /// To the child: the runtime hooks have run.
@@ -78,6 +81,7 @@ impl Word {
             Word::Known => (11, 0, 0),
             Word::Taken => (12, 0, 0),
             Word::Listener(number) => (13, 0, number),
+            Word::Limited => (14, 0, 0),
         };
         let mut bytes = [tag, 0, 0, 0, 0, 0, 0, 0];
         bytes[2..4].copy_from_slice(&step.to_ne_bytes());
@@ -103,6 +107,7 @@ impl Word {
             11 => Word::Known,
             12 => Word::Taken,
             13 => Word::Listener(number),
+            14 => Word::Limited,
             _ => return None,
         })
     }
@@ -184,6 +189,7 @@ mod tests {
         let errno = Errno::from_raw(libc::EPERM);
         let words = [
             Word::Placed,
+            Word::Limited,
             Word::Mapped,
             Word::Hooked,
             Word::Recorded,

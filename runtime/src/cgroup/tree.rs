@@ -1,5 +1,6 @@
 //! DO: one container's directory in every tree: create, open for joining, delete.
 
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::controller::{Controller, Version};
 use super::layout::{Hierarchy, Layout, below_mount};
 use super::place::Trees;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// One cgroup: the same path in every tree of the host, as a rule. Holds paths only; nothing is opened or made by having one.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct Doors {
     /// `cgroup.procs`: that moves a whole process, for which the kernel takes `cgroup_threadgroup_rwsem` for writing
     /// even when it is the caller's own, and waits for an RCU grace period on a quiet host.
     pub tasks: Vec<OwnedFd>,
+    /// v1: the same by path, where the cgroup is not made yet.
+    pub later: Vec<CString>,
     /// v2: the directory, for `CLONE_INTO_CGROUP`.
     pub unified: Option<OwnedFd>,
 }
@@ -136,6 +139,28 @@ impl Cgroup {
             inherit_cpuset(tree, below)?;
         }
         make_dir(&tree.mount.join(below))
+    }
+
+    /// Makes the directory in the v2 tree alone, into which a process can be cloned while [`Cgroup::create`] makes the
+    /// others; they are entered by path. `None` where there is no v1 tree, or one that this user may not change.
+    ///
+    /// # Errors
+    /// As [`Cgroup::create`].
+    pub fn begin(&self) -> Result<Option<Doors>> {
+        if self.layout.is_pure_v2() {
+            return Ok(None);
+        }
+        let mut doors = Doors::default();
+        for (tree, dir) in self.dirs() {
+            if tree.version == Version::V2 {
+                self.create_in(tree)?;
+                doors.unified = Some(File::open(&dir).context(|| format!("open {}", dir.display()))?.into());
+            } else {
+                let path = CString::new(dir.join("tasks").into_os_string().into_encoded_bytes());
+                doors.later.push(path.map_err(|_| Error::new(Kind::Invalid, "the cgroup path has a zero byte"))?);
+            }
+        }
+        Ok(Some(doors).filter(|doors| !doors.later.is_empty()))
     }
 
     /// Opens what a new process needs to enter by itself; every descriptor is close-on-exec.

@@ -11,7 +11,7 @@ pub(crate) mod mounts;
 mod rootfs;
 mod terminal;
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
 use crate::plan::{Image, Plan, Step};
@@ -29,6 +29,8 @@ pub struct Ground {
     pub proc: OwnedFd,
     /// `tasks` of every v1 tree to enter.
     pub doors: Vec<OwnedFd>,
+    /// The same by their paths on the host, where they are not made yet.
+    pub later: Vec<CString>,
     /// The slots of the plan.
     pub slots: Vec<OwnedFd>,
     /// Standard input, output and error; none of them numbered below 3. `None`: leave as they are.
@@ -240,7 +242,11 @@ impl Init<'_> {
     }
 
     fn enter_cgroups(&self) -> Result<(), Errno> {
-        self.ground.doors.iter().try_for_each(|door| fs::write_once(door.as_fd(), b"0"))
+        self.ground.doors.iter().try_for_each(|door| fs::write_once(door.as_fd(), b"0"))?;
+        self.ground.later.iter().try_for_each(|path| {
+            let door = fs::open(path, libc::O_WRONLY)?;
+            fs::write_once(door.as_fd(), b"0")
+        })
     }
 
     fn await_start(&self) -> Result<(), Errno> {

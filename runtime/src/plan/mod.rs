@@ -11,6 +11,7 @@ mod labels;
 mod mounts;
 mod namespaces;
 mod options;
+mod overlap;
 mod process;
 mod step;
 mod sysctl;
@@ -30,6 +31,7 @@ use crate::talk::Word;
 
 pub use attributes::{EVERY_CPU, Lasting};
 pub use namespaces::flag;
+pub use overlap::may_overlap;
 pub use process::Image;
 pub use step::{Device, Hook, Mount, Slot, Step, Target, User, What, namespace_names};
 
@@ -91,6 +93,8 @@ pub struct Wishes {
     pub wait: bool,
     /// Wait to be put into the cgroup (the systemd driver), rather than enter it.
     pub placed: bool,
+    /// Begin while the parent still makes the cgroups ([`may_overlap`]).
+    pub overlap: bool,
     /// Without pivot_root(2).
     pub no_pivot: bool,
     /// Keep the session keyring.
@@ -275,6 +279,9 @@ pub fn create(spec: &Spec, bundle: &Path, host: &Host, filter: Option<Filter>, w
     let lasting = Lasting::of(linux);
     process::become_it(&mut plan, Some(spec), lasting.as_deref(), process, host, filter, wishes)?;
     process::hide_while_waiting(&mut plan, runtime_may_look);
+    if wishes.overlap {
+        overlap::put_off(&mut plan, host);
+    }
     Ok(plan)
 }
 

@@ -138,6 +138,66 @@ fn with_systemd_the_child_waits_for_its_cgroup_before_anything_depends_on_it() {
 }
 
 #[test]
+fn while_the_cgroups_are_made_the_child_builds_what_does_not_show_them() {
+    let plan = planned(&[], &host(), Wishes { overlap: true, ..Wishes::default() }).unwrap().to_string();
+    let expected = "clone pid\nunshare mount uts ipc network\nbring the loopback device up\nstart a session\n\
+                    make / rslave\nclone rootfs /bundle/rootfs\nmount proc on /proc\n";
+    assert!(plan.starts_with(expected), "{plan}");
+    let tree = "bind /sys/fs/cgroup/cpu,cpuacct";
+    let entered = "enter the cgroup\nrun on every cpu\nunshare the cgroup namespace\n";
+    assert_eq!(between(&plan, "await Limited", tree), entered);
+    let usual = TEMPLATE_PLAN.replace("clone mount uts ipc pid network\n", "clone pid\n");
+    let lines = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.retain(|line| !line.starts_with("await") && !line.starts_with("unshare mount"));
+        lines.retain(|line| !matches!(line.as_str(), "become undumpable" | "say Ready"));
+        lines.sort();
+        lines
+    };
+    assert_eq!(lines(&plan), lines(&usual), "the same steps otherwise");
+}
+
+#[test]
+fn hooks_and_what_shows_a_cgroup_come_after_it_was_entered() {
+    let overlapping = |changes: &[(&str, Value)]| {
+        planned(changes, &host(), Wishes { overlap: true, ..Wishes::default() }).unwrap().to_string()
+    };
+    let before = |plan: &str, first: &str, then: &str| {
+        let at = |part: &str| plan.find(part).unwrap_or_else(|| panic!("{part} in {plan}"));
+        assert!(at(first) < at(then), "{then} before {first} in {plan}");
+    };
+    before(&overlapping(&[("/mounts", json!([]))]), "enter the cgroup", "pivot");
+    let hooks = json!({ "createContainer": [{ "path": "/bin/hook" }], "createRuntime": [{ "path": "/bin/hook" }] });
+    let plan = overlapping(&[("/mounts", json!([])), ("/hooks", hooks)]);
+    before(&plan, "enter the cgroup", "say Hooks");
+    before(&plan, "enter the cgroup", "run createContainer hook");
+    let view = json!([{ "destination": "/c", "source": "/sys/fs/cgroup", "options": ["rbind"] }]);
+    let shown = json!([{ "destination": "/c", "source": "/sys/fs/cgroup/pids/box/web", "options": ["bind"] }]);
+    before(&overlapping(&[("/mounts", shown)]), "enter the cgroup", "bind /sys/fs/cgroup/pids");
+    assert!(overlapping(&[("/mounts", view)]).contains("enter the cgroup"));
+}
+
+#[test]
+fn who_may_begin_before_its_cgroups_are_made() {
+    let may = |changes: &[(&str, Value)]| {
+        let mut json: Value = serde_json::from_str(TEMPLATE).unwrap();
+        for (pointer, value) in changes {
+            let (parent, field) = pointer.rsplit_once('/').unwrap();
+            json.pointer_mut(parent).unwrap()[field] = value.clone();
+        }
+        may_overlap(&spec::parse::<Spec>(&json.to_string()).unwrap())
+    };
+    assert!(may(&[]));
+    let spaces = |list: Value| may(&[("/linux/namespaces", list)]);
+    assert!(spaces(json!([{ "type": "mount" }, { "type": "network", "path": "/run/net" }])));
+    assert!(!spaces(json!([{ "type": "mount" }, { "type": "user" }])));
+    assert!(!spaces(json!([{ "type": "mount", "path": "/proc/1/ns/mnt" }])));
+    assert!(!spaces(json!([{ "type": "mount" }, { "type": "cgroup", "path": "/proc/1/ns/cgroup" }])));
+    assert!(!spaces(json!([{ "type": "pid" }])));
+    assert!(!may(&[("/linux/netDevices", json!({ "eth0": {} }))]));
+}
+
+#[test]
 fn a_user_namespace_is_mapped_first_and_gets_devices_by_bind() {
     let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
     let spaces = json!([

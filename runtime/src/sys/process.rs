@@ -244,6 +244,14 @@ pub fn is_unprivileged() -> bool {
     !nix::unistd::geteuid().is_root() || !map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
+/// Whether this process lives in the host's own user namespace, as root (its number is `PROC_USER_INIT_INO`).
+pub fn is_root_of_host() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    const INITIAL: u64 = 0xefff_fffd;
+    nix::unistd::geteuid().is_root()
+        && std::fs::metadata("/proc/self/ns/user").is_ok_and(|space| space.ino() == INITIAL)
+}
+
 /// capget(2) of this process.
 pub fn capget() -> Result<CapabilitySets, Errno> {
     let header = CapHeader { version: CAP_VERSION_3, pid: 0 };
