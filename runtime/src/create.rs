@@ -264,7 +264,7 @@ fn settle(
     let mut warnings = std::mem::take(&mut plan.warnings);
     let unified = doors.unified.as_ref().map(AsFd::as_fd);
     let (launched, words) = launch::launch(plan, ground, unified, alone)?;
-    let finish = || -> Result<launch::Heard> {
+    let mut finish = || -> Result<launch::Heard> {
         if overlaps {
             limit(cgroup, spec, request.options.rootless)?;
             launch::speak(&launched.talk, Word::Limited)?;
@@ -412,9 +412,6 @@ fn is_lesser(host: &Host, spec: &Spec) -> bool {
 }
 
 fn refuse_used(cgroup: &Cgroup) -> Result<()> {
-    if !cgroup.exists() {
-        return Ok(());
-    }
     if !cgroup.is_populated()? {
         // A process that enters a frozen one stands still for ever.
         return match cgroup.is_frozen() {

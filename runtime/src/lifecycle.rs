@@ -207,12 +207,14 @@ pub(crate) fn delete_within(root: &Path, id: &str, force: bool, patience: Durati
             Err(why) if force && why.kind() == Kind::NotFound => return Ok(Vec::new()),
             locked => locked?,
         };
+        if force {
+            return destroy(home, patience);
+        }
         let found = Found::in_home(home)?;
-        let allowed = force || (found.status == Status::Running && ends_now(found.init));
-        if !allowed {
+        if !(found.status == Status::Running && ends_now(found.init)) {
             status::allow(Op::Delete, found.status)?;
         }
-        destroy(found.home, patience)
+        take_apart(found.home, found.facts, found.init, patience)
     };
     go().context(|| format!("delete {id}"))
 }
@@ -221,14 +223,20 @@ pub(crate) fn delete_within(root: &Path, id: &str, force: bool, patience: Durati
 /// `patience` to be gone, the first one and then the rest of its cgroup.
 pub(crate) fn destroy(home: Home, patience: Duration) -> Result<Vec<String>> {
     let (facts, init) = (home.facts()?, home.init()?);
+    take_apart(home, facts, init, patience)
+}
+
+fn take_apart(home: Home, facts: Option<Facts>, init: Option<Init>, patience: Duration) -> Result<Vec<String>> {
     let Some(facts) = facts else { return home.remove().map(|()| Vec::new()) };
     if let Some(init) = init {
         end(init, patience)?;
     }
     let cgroup = cgroup(&facts)?;
-    let killed = cgroup.kill_all();
+    // As a rule nobody is left in it: then it can go at once.
+    let empty = facts.unit.is_none() && cgroup.delete(Duration::ZERO).is_ok();
+    let killed = if empty { Ok(()) } else { cgroup.kill_all() };
     let stopped = facts.unit.as_ref().map_or(Ok(()), |unit| unit.stop(&facts.cgroup));
-    let deleted = cgroup.delete(patience);
+    let deleted = if empty { Ok(()) } else { cgroup.delete(patience) };
     crate::trace::say(|| format!("removed cgroup {}", cgroup.path().display()));
     killed.and(deleted)?;
     facts.mounted_on.map_or(Ok(()), |below| mounts::undo(&facts.rootfs, below))?;

@@ -308,9 +308,9 @@ impl Home {
 
     fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.path.join(name);
-        match fs::read(&path) {
+        match sys::fs::read_small(&path) {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(why) if why.raw() == libc::ENOENT => Ok(None),
             Err(why) => Err(why).context(|| format!("read {}", path.display())),
         }
     }
@@ -354,7 +354,7 @@ pub(crate) fn start_of(pid: i32) -> Result<u64> {
 pub(crate) fn is_setting_up(pid: i32) -> bool {
     const PF_FORKNOEXEC: u64 = 0x40;
     let flags = || -> Option<u64> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let stat = sys::fs::read_text(format!("/proc/{pid}/stat").as_ref()).ok()?;
         stat.get(stat.rfind(')')? + 2..)?.split(' ').nth(6)?.parse().ok()
     };
     let binary = |of: &str| fs::metadata(format!("/proc/{of}/exe")).map(|exe| (exe.dev(), exe.ino())).ok();
@@ -362,7 +362,7 @@ pub(crate) fn is_setting_up(pid: i32) -> bool {
 }
 
 fn look_up(pid: i32) -> Option<(bool, u64)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = sys::fs::read_text(format!("/proc/{pid}/stat").as_ref()).ok()?;
     let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
     let dead = matches!(fields.next()?, "Z" | "X");
     Some((dead, fields.nth(18)?.parse().ok()?))

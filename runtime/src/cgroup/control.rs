@@ -10,8 +10,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::controller::{Controller, Version};
-use super::tree::{Cgroup, write_file};
+use super::tree::{Cgroup, put, write_file};
 use crate::error::{Context, Error, Kind, Result};
+use crate::sys::fs::read_text;
 
 /// How long a freeze may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -66,9 +67,7 @@ impl Cgroup {
     pub fn kill_all(&self) -> Result<()> {
         if let Some(dir) = self.unified_dir() {
             let file = dir.join("cgroup.kill");
-            if file.exists() {
-                unless_gone(write_file(&file, "1"))?;
-            }
+            unless_gone(put(&file, "1").context(|| format!("write 1 to {}", file.display())))?;
         }
         // Whatever is in the v1 trees but never was in the v2 one (or on a kernel without cgroup.kill).
         for _ in 0..KILL_ROUNDS {
@@ -230,16 +229,16 @@ fn unless_gone(done: Result<()>) -> Result<()> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).context(|| format!("read {}", path.display()))
+    read_text(path).context(|| format!("read {}", path.display()))
 }
 
 fn collect(dir: &Path, pids: &mut Vec<i32>) -> io::Result<()> {
-    let text = match fs::read_to_string(dir.join("cgroup.procs")) {
+    let text = match read_text(&dir.join("cgroup.procs")) {
         // ENODEV: removed between open and read.
-        Err(why) if why.kind() == io::ErrorKind::NotFound || why.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
+        Err(why) if matches!(why.raw(), libc::ENOENT | libc::ENODEV) => return Ok(()),
         // A threaded cgroup lists its processes at the root of its domain.
-        Err(why) if why.raw_os_error() == Some(libc::EOPNOTSUPP) => String::new(),
-        text => text?,
+        Err(why) if why.raw() == libc::EOPNOTSUPP => String::new(),
+        text => text.map_err(|why| io::Error::from_raw_os_error(why.raw()))?,
     };
     pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
     let entries = match fs::read_dir(dir) {

@@ -4,11 +4,12 @@
 //! controllers may be on v2 while others are on v1. Refusing a hybrid whose v2 tree offers a controller, as crun does,
 //! refuses real machines; so each controller is simply used where it is. Source: proc(5), `/proc/self/mountinfo`.
 
-use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use super::controller::{Controller, Version};
+use super::usual;
 use crate::error::{Context, Error, Kind, Result};
+use crate::sys::fs::read_text;
 
 /// One mounted cgroup tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,14 +31,17 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Reads the layout of this host from `/proc/self/mountinfo`.
+    /// The layout of this host: where everything is at its usual place without the mount table, else by
+    /// `/proc/self/mountinfo`.
     ///
     /// # Errors
     /// `Unsupported` where no cgroup tree is mounted at all.
     pub fn discover() -> Result<Self> {
-        let text = fs::read_to_string("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo")?;
-        let layout =
-            Self::parse(&text, |mount| fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default());
+        if let Some(layout) = usual::layout() {
+            return Ok(layout);
+        }
+        let text = read_text(Path::new("/proc/self/mountinfo")).context(|| "read /proc/self/mountinfo")?;
+        let layout = Self::parse(&text, |mount| read_text(&mount.join("cgroup.controllers")).unwrap_or_default());
         if layout.hierarchies.is_empty() {
             return Err(Error::new(Kind::Unsupported, "no cgroup tree is mounted (expected one on /sys/fs/cgroup)"));
         }
@@ -165,12 +169,12 @@ pub(crate) fn unescape(text: &str) -> String {
     out
 }
 
-fn v1(mount: PathBuf, options: &str) -> Hierarchy {
+pub(super) fn v1(mount: PathBuf, options: &str) -> Hierarchy {
     let controllers = options.split(',').filter_map(|name| Controller::named(name, Version::V1)).collect();
     Hierarchy { mount, version: Version::V1, controllers, offered: Vec::new() }
 }
 
-fn v2(mount: PathBuf, offered: &str) -> Hierarchy {
+pub(super) fn v2(mount: PathBuf, offered: &str) -> Hierarchy {
     let offered: Vec<String> = offered.split_whitespace().map(str::to_owned).collect();
     let controllers = offered.iter().filter_map(|name| Controller::named(name, Version::V2)).collect();
     Hierarchy { mount, version: Version::V2, controllers, offered }

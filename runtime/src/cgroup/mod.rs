@@ -47,6 +47,7 @@ pub mod systemd;
 mod tree;
 mod undo;
 mod usage;
+mod usual;
 mod v1;
 mod v2;
 

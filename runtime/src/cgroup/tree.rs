@@ -1,9 +1,9 @@
 //! DO: one container's directory in every tree: create, open for joining, delete.
 
 use std::ffi::CString;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use super::controller::{Controller, Version};
 use super::layout::{Hierarchy, Layout, below_mount};
 use super::place::Trees;
 use crate::error::{Context, Error, Kind, Result};
+use crate::sys::fs::{open_path, read_text, write_once};
 
 /// One cgroup: the same path in every tree of the host, as a rule. Holds paths only; nothing is opened or made by having one.
 #[derive(Clone, Debug)]
@@ -136,9 +137,9 @@ impl Cgroup {
         if tree.version == Version::V2 {
             hand_down(tree, below)?;
         } else if tree.controllers.contains(&Controller::Cpuset) {
-            inherit_cpuset(tree, below)?;
+            return inherit_cpuset(tree, below);
         }
-        make_dir(&tree.mount.join(below))
+        make_dir(&tree.mount.join(below)).map(drop)
     }
 
     /// Makes the directory in the v2 tree alone, into which a process can be cloned while [`Cgroup::create`] makes the
@@ -154,7 +155,8 @@ impl Cgroup {
         for (tree, dir) in self.dirs() {
             if tree.version == Version::V2 {
                 self.create_in(tree)?;
-                doors.unified = Some(File::open(&dir).context(|| format!("open {}", dir.display()))?.into());
+                let open = open_path(&dir, libc::O_RDONLY | libc::O_DIRECTORY);
+                doors.unified = Some(open.context(|| format!("open {}", dir.display()))?);
             } else {
                 let path = CString::new(dir.join("tasks").into_os_string().into_encoded_bytes());
                 doors.later.push(path.map_err(|_| Error::new(Kind::Invalid, "the cgroup path has a zero byte"))?);
@@ -173,12 +175,12 @@ impl Cgroup {
             match tree.version {
                 Version::V1 => {
                     let tasks = dir.join("tasks");
-                    let opened = OpenOptions::new().write(true).open(&tasks);
-                    doors.tasks.push(opened.context(|| format!("open {}", tasks.display()))?.into());
+                    let opened = open_path(&tasks, libc::O_WRONLY);
+                    doors.tasks.push(opened.context(|| format!("open {}", tasks.display()))?);
                 }
                 Version::V2 => {
-                    let open = File::open(&dir).context(|| format!("open {}", dir.display()))?;
-                    doors.unified = Some(open.into());
+                    let open = open_path(&dir, libc::O_RDONLY | libc::O_DIRECTORY);
+                    doors.unified = Some(open.context(|| format!("open {}", dir.display()))?);
                 }
             }
         }
@@ -226,7 +228,8 @@ pub fn is_forbidden(why: &Error) -> bool {
 
 /// Writes a value with one system call, as interface files want it.
 pub(super) fn put(path: &Path, value: &str) -> io::Result<()> {
-    OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+    let put = open_path(path, libc::O_WRONLY).and_then(|file| write_once(file.as_fd(), value.as_bytes()));
+    put.map_err(|why| io::Error::from_raw_os_error(why.raw()))
 }
 
 pub(super) fn write_file(path: &Path, value: &str) -> Result<()> {
@@ -237,11 +240,14 @@ pub(super) fn missing(why: &io::Error) -> bool {
     why.kind() == io::ErrorKind::NotFound
 }
 
-fn make_dir(dir: &Path) -> Result<()> {
+/// Makes a directory, and those above it; whether it was not there before.
+fn make_dir(dir: &Path) -> Result<bool> {
     match fs::create_dir(dir) {
-        Ok(()) => Ok(()),
-        Err(why) if why.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(why) if missing(&why) => fs::create_dir_all(dir).context(|| format!("create cgroup {}", dir.display())),
+        Ok(()) => Ok(true),
+        Err(why) if why.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(why) if missing(&why) => {
+            fs::create_dir_all(dir).map(|()| true).context(|| format!("create cgroup {}", dir.display()))
+        }
         Err(why) => Err(why).context(|| format!("create cgroup {}", dir.display())),
     }
 }
@@ -262,7 +268,7 @@ fn hand_down(tree: &Hierarchy, below: &Path) -> Result<()> {
             continue;
         }
         let file = level.join("cgroup.subtree_control");
-        let enabled = fs::read_to_string(&file).unwrap_or_default();
+        let enabled = read_text(&file).unwrap_or_default();
         let wanted: Vec<String> = tree
             .offered
             .iter()
@@ -284,13 +290,13 @@ fn inherit_cpuset(tree: &Hierarchy, below: &Path) -> Result<()> {
     let mut above = tree.mount.clone();
     for name in below.components() {
         let level = above.join(name);
-        make_dir(&level)?;
+        let made = make_dir(&level)?;
         for file in ["cpuset.cpus", "cpuset.mems"] {
             let read = |dir: &Path| {
                 let path = dir.join(file);
-                fs::read_to_string(&path).context(|| format!("read {}", path.display()))
+                read_text(&path).context(|| format!("read {}", path.display()))
             };
-            if read(&level)?.trim().is_empty() {
+            if made || read(&level)?.trim().is_empty() {
                 write_file(&level.join(file), read(&above)?.trim())?;
             }
         }

@@ -1,7 +1,9 @@
 //! Files by descriptor: openat2(2) and the calls that act on what it resolved.
 
-use std::ffi::CStr;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use super::errno::{Errno, check, check_fd};
 use super::mount::attr;
@@ -63,6 +65,37 @@ pub fn openat2(dir: BorrowedFd<'_>, path: &CStr, flags: i32, mode: u32, resolve:
 pub fn open(path: &CStr, flags: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: `path` is a C string that outlives the call.
     check_fd(unsafe { libc::openat(libc::AT_FDCWD, path.as_ptr(), flags | libc::O_CLOEXEC, 0) }.into())
+}
+
+/// As [`open`], for a path that is no C string yet. Not std's: musl's open(2) sets the close-on-exec flag twice.
+pub fn open_path(path: &Path, flags: i32) -> Result<OwnedFd, Errno> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::from_raw(libc::EINVAL))?;
+    open(&path, flags)
+}
+
+/// The whole of a small file, as those of procfs and of cgroups are: they tell no size, so std would ask in vain and
+/// then read in steps of 32 bytes.
+pub fn read_small(path: &Path) -> Result<Vec<u8>, Errno> {
+    let file = open_path(path, libc::O_RDONLY)?;
+    let mut bytes = vec![0; 4096];
+    let mut length = 0;
+    loop {
+        match read(file.as_fd(), &mut bytes[length..])? {
+            0 => break,
+            more => length += more,
+        }
+        if length == bytes.len() {
+            bytes.resize(length * 2, 0);
+        }
+    }
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+/// As [`read_small`], as text; what is not UTF-8 is replaced.
+pub fn read_text(path: &Path) -> Result<String, Errno> {
+    let bytes = read_small(path)?;
+    Ok(String::from_utf8(bytes).unwrap_or_else(|why| String::from_utf8_lossy(why.as_bytes()).into_owned()))
 }
 
 /// A new handle on what the `O_PATH` handle `fd` stands for, by way of its entry below `proc` (a verified procfs).
@@ -139,6 +172,16 @@ pub fn magic(fd: BorrowedFd<'_>) -> Result<i64, Errno> {
     let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: `stat` is writable for the whole call.
     check(unsafe { libc::fstatfs(fd.as_raw_fd(), &raw mut stat) }.into())?;
+    #[allow(clippy::unnecessary_cast, reason = "the type of the field differs between C libraries")]
+    Ok(stat.f_type as i64)
+}
+
+/// statfs(2): as [`magic`], of a path of the host.
+pub fn magic_at(path: &CStr) -> Result<i64, Errno> {
+    // SAFETY: an all-zero statfs is valid: it is a C struct of integers.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` is a C string and `stat` is writable for the whole call.
+    check(unsafe { libc::statfs(path.as_ptr(), &raw mut stat) }.into())?;
     #[allow(clippy::unnecessary_cast, reason = "the type of the field differs between C libraries")]
     Ok(stat.f_type as i64)
 }
