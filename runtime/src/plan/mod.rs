@@ -279,9 +279,7 @@ pub fn create(spec: &Spec, bundle: &Path, host: &Host, filter: Option<Filter>, w
     let lasting = Lasting::of(linux);
     process::become_it(&mut plan, Some(spec), lasting.as_deref(), process, host, filter, wishes)?;
     process::hide_while_waiting(&mut plan, runtime_may_look);
-    if wishes.overlap {
-        overlap::put_off(&mut plan, host);
-    }
+    overlap::put_off(&mut plan, host, wishes);
     Ok(plan)
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 
-use super::{Host, Plan, Step, What};
+use super::{Host, Plan, Step, What, Wishes};
 use crate::spec::is_joined;
 use crate::sys::clone::flags;
 use crate::talk::Word;
@@ -33,8 +33,11 @@ pub fn may_overlap(spec: &Spec) -> bool {
     spec.linux().as_ref().is_some_and(fits)
 }
 
-/// Puts the steps that need the cgroup off for as long as they can be.
-pub(super) fn put_off(plan: &mut Plan, host: &Host) {
+/// Puts the steps that need the cgroup off for as long as they can be, where that is wished.
+pub(super) fn put_off(plan: &mut Plan, host: &Host, wishes: Wishes) {
+    if !wishes.overlap {
+        return;
+    }
     let own = plan.cloned & LATER;
     plan.cloned &= !own;
     let needs = |step: &Step| matches!(step, Step::EnterCgroups | Step::Affinity(_) | Step::UnshareCgroup);
