@@ -274,6 +274,7 @@ fn settle(
             unit.start(cgroup, spec, launched.pid)?;
             launch::speak(&launched.talk, Word::Placed)?;
         }
+        spec.linux().as_ref().map_or(Ok(()), |linux| userns::check_joined(launched.pid, linux))?;
         if let Some(maps) = &maps {
             userns::write_maps(launched.pid, maps)?;
             launch::speak(&launched.talk, Word::Mapped)?;

@@ -5,9 +5,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use oci_spec::runtime::{Linux, LinuxNamespaceType};
+
 use crate::error::{Context, Error, Kind, Result};
 use crate::init::mounts::map_ids;
 use crate::plan::{IdMaps, Mount, Tree, What};
+use crate::spec::is_joined;
 use crate::sys::clone::{self, Reap, Side, flags};
 use crate::sys::mount::{self, MountAttr};
 use crate::sys::{Errno, Solo, process};
@@ -118,6 +121,40 @@ pub(crate) fn write_maps(pid: i32, maps: &IdMaps) -> Result<()> {
     }
 }
 
+/// Refuses a configuration that joins a user namespace by path and says that its mappings are others than they are;
+/// containerd and CRI-O write both. `pid` is a process in it.
+pub(crate) fn check_joined(pid: i32, linux: &Linux) -> Result<()> {
+    let spaces = linux.namespaces().as_deref().unwrap_or_default();
+    if !spaces.iter().any(|space| space.typ() == LinuxNamespaceType::User && is_joined(space)) {
+        return Ok(());
+    }
+    for (field, file, said) in
+        [("uidMappings", "uid_map", linux.uid_mappings()), ("gidMappings", "gid_map", linux.gid_mappings())]
+    {
+        let Some(said) = said.as_ref().filter(|said| !said.is_empty()) else { continue };
+        let mut said: Vec<_> = said.iter().map(|map| (map.container_id(), map.host_id(), map.size())).collect();
+        said.sort_unstable();
+        let path = format!("/proc/{pid}/{file}");
+        let text = std::fs::read_to_string(&path).context(|| format!("read {path}"))?;
+        if ranges(&text) != said {
+            let what = format!("linux.{field}: not those of the user namespace that is joined; leave one of them out");
+            return Err(Error::new(Kind::Invalid, what));
+        }
+    }
+    Ok(())
+}
+
+/// The lines of a `uid_map`, sorted.
+fn ranges(text: &str) -> Vec<(u32, u32, u32)> {
+    let range = |line: &str| -> Option<(u32, u32, u32)> {
+        let mut numbers = line.split_whitespace().map_while(|number| number.parse().ok());
+        Some((numbers.next()?, numbers.next()?, numbers.next()?))
+    };
+    let mut found: Vec<_> = text.lines().filter_map(range).collect();
+    found.sort_unstable();
+    found
+}
+
 /// Whether a map is the one line that needs no privileges: a single id, one's own.
 pub(crate) fn own_alone(map: &str, id: u32) -> bool {
     let numbers: Vec<&str> = map.split_whitespace().collect();
@@ -147,7 +184,7 @@ fn by_program(program: &str, pid: i32, map: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::own_alone;
+    use super::{own_alone, ranges};
 
     #[test]
     fn the_map_that_anybody_may_write() {
@@ -155,5 +192,13 @@ mod tests {
         for map in ["0 1001 1\n", "0 1000 2\n", "0 1000 1\n1 100000 10\n", ""] {
             assert!(!own_alone(map, 1000), "{map:?}");
         }
+    }
+
+    #[test]
+    fn the_kernels_columns() {
+        assert_eq!(
+            ranges("         1     100000         10\n         0       1000          1\n"),
+            [(0, 1000, 1), (1, 100_000, 10)]
+        );
     }
 }

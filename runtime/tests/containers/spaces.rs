@@ -69,6 +69,15 @@ fn a_user_namespace_by_path_owns_what_is_made_in_it() {
     assert_eq!(words[..5], ["other", "0", "100000", "65536", "1"], "{said:?}");
     assert!(words[5].parse::<u64>().unwrap() > 1_000_000, "{said:?}");
     assert_eq!(words[6..], [fs::read_link(&user).unwrap().to_str().unwrap(), "lo"], "{said:?}");
+    // Engines write the mappings as well: they have to be the right ones.
+    for (host, code) in [(100_000, 0), (200_000, 1)] {
+        let map = json!([{ "containerID": 0, "hostID": host, "size": 65_536 }]);
+        second.set("/linux/uidMappings", map);
+        let said = second.run();
+        assert_eq!(said.code, code, "{said:?}");
+        assert!(code == 0 || said.err.contains("linux.uidMappings: not those of the user namespace"), "{said:?}");
+    }
+    second.config["linux"].as_object_mut().unwrap().remove("uidMappings");
     // A detached one can be executed in, and is the runtime's own child though another process made it.
     second.sleeping();
     let status = fs::read_to_string(format!("/proc/{}/status", second.pid())).unwrap();
