@@ -32,6 +32,11 @@ pub(crate) fn failed(step: &Step, errno: Errno) -> Error {
         Step::Join(..) | Step::JoinIfPermitted(..) if errno.raw() == libc::EINVAL => {
             because("it is not a namespace of this kind")
         }
+        Step::Root(..) | Step::RootOnItself(_) => match errno.raw() {
+            libc::ENOENT => Error::new(Kind::Invalid, format!("root.path: {step}: it does not exist")),
+            libc::EINVAL | libc::ENOTDIR => Error::new(Kind::Invalid, format!("root.path: {step}: it is no directory")),
+            _ => error,
+        },
         Step::Mount(mount) => mount_failed(mount, errno).unwrap_or(error),
         _ => error,
     }

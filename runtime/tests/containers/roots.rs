@@ -154,7 +154,11 @@ fn the_root_may_be_a_link_or_lie_on_a_read_only_file_system() {
         assert!(said.out.contains(" / ext4 ro,nosuid,") || said.out.contains(" ro,nosuid"), "{said:?}");
         assert!(said.err.contains("can't create /x: Read-only file system"), "{said:?}");
     }
-    house.set("/root/path", json!("nowhere"));
-    let said = house.run();
-    assert!(said.code == 1 && said.err.contains("nowhere") && said.err.contains("ENOENT"), "{said:?}");
+    for (path, sentence) in
+        [("nowhere", "nowhere: it does not exist"), ("config.json", "config.json: it is no directory")]
+    {
+        house.set("/root/path", json!(path));
+        let said = house.run();
+        assert!(said.code == 1 && said.err.contains("root.path: ") && said.err.contains(sentence), "{said:?}");
+    }
 }
