@@ -1,7 +1,7 @@
 //! completion and man: what is made out of the table for shells and for man(1).
 
 use super::parse::Call;
-use super::{complete, man};
+use super::{complete, man, output};
 use crate::error::{Context, Error, Kind, Result};
 
 pub(super) fn completion(call: &Call) -> Result<i32> {
@@ -14,8 +14,7 @@ pub(super) fn completion(call: &Call) -> Result<i32> {
             return Err(Error::new(Kind::Invalid, what));
         }
     };
-    print!("{text}");
-    Ok(0)
+    output::print(&text).map(|()| 0)
 }
 
 pub(super) fn man(call: &Call) -> Result<i32> {

@@ -10,6 +10,7 @@ use oci_spec::runtime::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::output;
 use super::parse::Call;
 use crate::error::{Error, Kind, Result};
 use crate::{cgroup, create, plan, seccomp, spec, sys};
@@ -77,8 +78,7 @@ const UNSAFE_ANNOTATIONS: &[&str] = &[cgroup::systemd::ANNOTATION_PREFIX];
 pub(super) fn features(_call: &Call) -> Result<i32> {
     let text = serde_json::to_string_pretty(&document()?)
         .map_err(|why| Error::new(Kind::System, format!("write JSON: {why}")))?;
-    println!("{text}");
-    Ok(0)
+    output::print(&(text + "\n")).map(|()| 0)
 }
 
 fn document() -> Result<Value> {

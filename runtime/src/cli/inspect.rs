@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::json;
 
+use super::output;
 use super::parse::Call;
 use crate::error::{Context, Error, Kind, Result};
 use crate::lifecycle::{self, Snapshot};
@@ -19,8 +20,7 @@ pub(super) fn state(call: &Call) -> Result<i32> {
 fn print_json(value: &impl Serialize) -> Result<i32> {
     let text =
         serde_json::to_string_pretty(value).map_err(|why| Error::new(Kind::System, format!("write JSON: {why}")))?;
-    println!("{text}");
-    Ok(0)
+    output::print(&(text + "\n")).map(|()| 0)
 }
 
 /// A container as `state` and `list --format json` show it: the state, and its owner.
@@ -39,18 +39,16 @@ pub(super) fn list(call: &Call) -> Result<i32> {
     }
     let found = lifecycle::list(&root)?;
     if call.has("quiet") {
-        found.iter().for_each(|one| println!("{}", one.id));
-        return Ok(0);
+        let ids: String = found.iter().map(|one| format!("{}\n", one.id)).collect();
+        return output::print(&ids).map(|()| 0);
     }
     let rows: Vec<Row> = found.into_iter().map(|snapshot| Row { owner: owner(snapshot.owner), snapshot }).collect();
     if wants_json(call)? {
         let text =
             serde_json::to_string(&rows).map_err(|why| Error::new(Kind::System, format!("write JSON: {why}")))?;
-        println!("{text}");
-        return Ok(0);
+        return output::print(&(text + "\n")).map(|()| 0);
     }
-    print!("{}", table(&rows));
-    Ok(0)
+    output::print(&table(&rows)).map(|()| 0)
 }
 
 fn table(rows: &[Row]) -> String {
@@ -96,8 +94,7 @@ fn wants_json(call: &Call) -> Result<bool> {
 pub(super) fn ps(call: &Call) -> Result<i32> {
     let pids = lifecycle::ps(&call.root(), call.id()?)?;
     if wants_json(call)? {
-        println!("{}", serde_json::Value::from(pids));
-        return Ok(0);
+        return output::print(&format!("{}\n", serde_json::Value::from(pids))).map(|()| 0);
     }
     let mut options = call.rest()?;
     if options.is_empty() {
@@ -111,14 +108,14 @@ pub(super) fn ps(call: &Call) -> Result<i32> {
     let Some(column) = column else {
         return Err(Error::new(Kind::Invalid, "ps: its output has no column PID"));
     };
-    println!("{head}");
+    let mut shown = format!("{head}\n");
     for line in lines {
         let pid = line.split_whitespace().nth(column).and_then(|pid| pid.parse::<i32>().ok());
         if pid.is_some_and(|pid| pids.contains(&pid)) {
-            println!("{line}");
+            shown.extend([line, "\n"]);
         }
     }
-    Ok(0)
+    output::print(&shown).map(|()| 0)
 }
 
 pub(super) fn spec(call: &Call) -> Result<i32> {

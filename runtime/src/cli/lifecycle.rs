@@ -5,6 +5,7 @@ use std::path::Path;
 use oci_spec::runtime::Spec;
 
 use super::log;
+use super::output;
 use super::parse::Call;
 use super::relay;
 use crate::create::{self, CreateRequest, Options, Stdio};
@@ -158,8 +159,7 @@ pub(super) fn resume(call: &Call) -> Result<i32> {
 
 pub(super) fn monitor(call: &Call) -> Result<i32> {
     if call.raw().iter().any(|argument| argument == "--help" || argument == "-h") {
-        print!("{}", monitor::USAGE);
-        return Ok(0);
+        return output::print(monitor::USAGE).map(|()| 0);
     }
     monitor::command(call.raw().iter().cloned()).map(|()| 0)
 }

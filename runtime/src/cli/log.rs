@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use super::output;
 use super::parse::{Call, Given};
 use super::table::NAME;
 use crate::{clock, trace};
@@ -37,7 +38,7 @@ impl Log {
         let text = line(self.json, level, msg, &clock::rfc3339(SystemTime::now()));
         let opened = OpenOptions::new().create(true).append(true).open(&self.path);
         if let Err(why) = opened.and_then(|mut file| file.write_all(text.as_bytes())) {
-            eprintln!("{NAME}: warning: write {}: {why}", self.path.display());
+            output::say(&format!("{NAME}: warning: write {}: {why}", self.path.display()));
         }
     }
 }
@@ -53,7 +54,7 @@ fn line(json: bool, level: &str, msg: &str, time: &str) -> String {
 /// Tells of the failure that ends the command. The word `error` stands in it for those who look for it, as in what
 /// runc and crun print.
 pub(super) fn error(given: &Given, sentence: &str) {
-    eprintln!("{NAME}: error: {sentence}");
+    output::say(&format!("{NAME}: error: {sentence}"));
     if let Some(log) = Log::of(given) {
         log.append("error", sentence);
     }
@@ -64,7 +65,7 @@ pub(super) fn warnings(call: &Call, warnings: &[String]) {
     for text in warnings {
         match Log::of(&call.given) {
             Some(log) => log.append("warning", text),
-            None => eprintln!("{NAME}: warning: {text}"),
+            None => output::say(&format!("{NAME}: warning: {text}")),
         }
     }
 }
@@ -76,7 +77,7 @@ pub(super) fn steps(call: &Call) {
     }
     match Log::of(&call.given) {
         Some(log) => trace::listen(move |text| log.append("debug", text)),
-        None => trace::listen(|text| eprintln!("{NAME}: debug: {text}")),
+        None => trace::listen(|text| output::say(&format!("{NAME}: debug: {text}"))),
     }
 }
 

@@ -14,6 +14,7 @@ mod inspect;
 mod lifecycle;
 mod log;
 mod man;
+mod output;
 mod parse;
 mod pending;
 mod relay;
@@ -29,8 +30,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
     let call = match parse::parse(args) {
         Ok(parse::Parsed::Call(call)) => call,
         Ok(parse::Parsed::Print(text)) => {
-            print!("{text}");
-            return 0;
+            let Err(why) = output::print(&text) else { return 0 };
+            log::error(&parse::Given::default(), &why.to_string());
+            return 1;
         }
         Err(refusal) => {
             log::error(&refusal.given, &refusal.sentence);

@@ -125,6 +125,24 @@ fn sockets_of_systemd_reach_the_program_as_its_own() {
 }
 
 #[test]
+fn a_reader_who_has_gone_and_a_full_disk_make_nobody_panic() {
+    let house = house!("output");
+    for call in [&["features"][..], &["--help"], &["completion", "bash"], &["--version"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let said = said(house.command(call).stdout(full).output().unwrap());
+        let what = "gantry-runtime: error: write to standard output: No space left on device (ENOSPC)\n";
+        assert_eq!((said.code, &*said.err), (1, what), "{call:?}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let said = crate::house::said(house.command(call).stdout(writer).output().unwrap());
+        assert_eq!((said.code, &*said.err), (0, ""), "{call:?}");
+    }
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(house.command(&["state", "nobody"]).stderr(writer).status().unwrap().code(), Some(1));
+}
+
+#[test]
 fn a_list_below_a_directory_that_was_named_and_is_not_there() {
     let house = house!("list-none");
     let said = house.call(&["--root", "/nowhere/at/all", "list"]);
