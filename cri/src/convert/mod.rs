@@ -7,6 +7,8 @@
 //! Specification: OCI runtime-spec 1.2, `config.md`, `config-linux.md`; behaviour in doubt: as containerd does it.
 
 #[cfg(test)]
+mod confined;
+#[cfg(test)]
 mod golden;
 mod mounts;
 mod process;

@@ -166,7 +166,7 @@ pub(super) fn seccomp(
         Some(ProfileType::Unconfined) => Ok(None),
         Some(ProfileType::RuntimeDefault) => runtime_default(),
         Some(ProfileType::Localhost) => match &profiles.localhost {
-            Some(profile) if profile.get("defaultAction").is_some_and(Value::is_string) => Ok(Some(profile.clone())),
+            Some(profile) if has_default(profile) => Ok(Some(profile.clone())),
             _ => Err(Error::new(Kind::Invalid, "seccomp: the localhost profile has no defaultAction")),
         },
         None => match profiles.unset {
@@ -174,6 +174,11 @@ pub(super) fn seccomp(
             DefaultSeccomp::Unconfined => Ok(None),
         },
     }
+}
+
+/// Whether a profile says what becomes of a call that it does not name. The runtime knows which actions there are.
+fn has_default(profile: &Value) -> bool {
+    profile.get("defaultAction").and_then(Value::as_str).is_some_and(|action| action.starts_with("SCMP_ACT_"))
 }
 
 /// The name of the AppArmor profile. A profile that was asked for by name and cannot be had is an error.
