@@ -44,7 +44,7 @@ pub(super) fn mount(root: &RootDir, wanted: &Mount, ground: &Ground) -> Result<(
             if wanted.target == Target::Proc && fs::magic(made.as_fd())? != PROC_MAGIC {
                 return Err(Errno::from_raw(libc::EPERM));
             }
-            change_attributes(&made, wanted, slot.is_some())?;
+            change_attributes(&made, wanted)?;
             let target = target(root, wanted, if is_dir { Entry::Directory } else { Entry::File })?;
             attach(&made, &target.fd, wanted)
         }
@@ -123,7 +123,7 @@ fn change(there: OwnedFd, options: &[(CString, Option<CString>)], wanted: &Mount
         }
         mount::fsconfig_reconfigure(fs.as_fd())?;
     }
-    change_attributes(&there, wanted, false)?;
+    change_attributes(&there, wanted)?;
     set(&there, Depth::All, wanted.recursive)?;
     propagate(&there, wanted)
 }
@@ -132,13 +132,13 @@ fn change(there: OwnedFd, options: &[(CString, Option<CString>)], wanted: &Mount
 /// mount comes from a user namespace with more rights), they stay unless the specification speaks against them by name.
 /// A copy that the parent made is not locked, but it is treated as if it were: a container in a user namespace must not
 /// gain `dev` or `suid` because nobody mentioned them.
-fn change_attributes(made: &OwnedFd, wanted: &Mount, locked: bool) -> Result<(), Errno> {
+fn change_attributes(made: &OwnedFd, wanted: &Mount) -> Result<(), Errno> {
     let asked = wanted.attributes;
     if asked.set == 0 && asked.clear == 0 && asked.propagation == 0 && wanted.replaced == 0 {
         return Ok(());
     }
     let exactly = MountAttr { clear: asked.clear | wanted.replaced, ..asked };
-    let refused = match locked {
+    let refused = match wanted.locked {
         true => Errno::from_raw(libc::EPERM),
         false => match set(made, Depth::One, exactly) {
             Err(errno) if errno.raw() == libc::EPERM => errno,

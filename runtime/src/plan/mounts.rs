@@ -206,11 +206,13 @@ impl Site<'_> {
 
     fn push(&mut self, what: What, to: Place, target: Target, options: &mut Options) {
         let bound = matches!(what, What::Bind { .. } | What::Again { .. });
+        let locked = self.opens.as_slaves && matches!(what, What::Bind { slot: Some(_), .. });
         let target = if options.target_nofollow && target == Target::Any { Target::NoFollow } else { target };
         self.steps.push(Step::Mount(Box::new(Mount {
             target,
             attributes: options.attributes(),
             replaced: if bound { options.replaced() } else { 0 },
+            locked,
             recursive: options.recursive,
             propagation: std::mem::take(&mut options.propagation),
             ..plain(what, to)
@@ -234,7 +236,7 @@ fn target_of_bind(to: &Place) -> Result<Target> {
 /// A mount without any wish.
 fn plain(what: What, to: Place) -> Mount {
     let (attributes, recursive) = (MountAttr::default(), MountAttr::default());
-    Mount { what, to, target: Target::Any, attributes, replaced: 0, recursive, propagation: Vec::new() }
+    Mount { what, to, target: Target::Any, attributes, replaced: 0, locked: false, recursive, propagation: Vec::new() }
 }
 
 /// The container's view of its cgroups: its own directory of every tree, nothing above.

@@ -149,6 +149,8 @@ pub struct Mount {
     pub attributes: MountAttr,
     /// Attributes of the source that it loses besides, unless they are locked (user namespaces).
     pub replaced: u64,
+    /// Those of the source count as locked: the parent has cloned it for a user namespace with fewer rights.
+    pub locked: bool,
     /// Attributes of it and all below (`rro`, ...).
     pub recursive: MountAttr,
     /// `MS_*`, in the order given.

@@ -114,6 +114,19 @@ fn a_bind_mount_has_the_attributes_that_runc_gives_it() {
 }
 
 #[test]
+fn a_shared_root_locks_nothing() {
+    let mut house = house!("shared-attributes");
+    let source = house.dir.join("source");
+    fs::create_dir(&source).unwrap();
+    house.push("/mounts", bound(&source, &["rbind", "rw", "suid", "rshared"]));
+    house.set("/linux/rootfsPropagation", json!("rshared"));
+    house.script("grep ' /mnt ' /proc/mounts");
+    let setup = format!("mount -t tmpfs source {0} && mount -o remount,bind,ro,nosuid,nodev {0}", source.display());
+    let said = run_after(&house, &setup);
+    assert!(said.out.starts_with("source /mnt tmpfs rw,relatime"), "{said:?}");
+}
+
+#[test]
 fn recursive_attributes_reach_what_is_mounted_below() {
     let mut house = house!("recursive");
     let source = house.dir.join("source");
