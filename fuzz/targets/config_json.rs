@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use gantry_runtime::cgroup::{devices, resources};
 use gantry_runtime::plan::{self, CgroupMount, Filter, Host, Wishes};
@@ -12,10 +12,9 @@ use libfuzzer_sys::fuzz_target;
 use oci_spec::runtime::{Process, Spec};
 
 fn host() -> Host {
-    let tree = |mount: &str, v2| CgroupMount { mount: PathBuf::from(mount), v2 };
+    let tree = |mount: &str, v2| CgroupMount { mount: mount.into(), own: format!("{mount}/box/web").into(), v2 };
     Host {
         cgroups: vec![tree("/sys/fs/cgroup/cpu,cpuacct", false), tree("/sys/fs/cgroup/unified", true)],
-        cgroup: PathBuf::from("box/web"),
         permitted: u64::MAX >> 23,
         ..Host::default()
     }
