@@ -61,7 +61,7 @@ fn mount_failed(mount: &Mount, errno: Errno) -> Option<Error> {
         // runc's words, which clients know.
         libc::ELOOP | libc::ENOTDIR if !bound => "must be mounted on ordinary directory, not on a link or a file",
         libc::ELOOP => "its destination is a symbolic link, or too many of them",
-        libc::EINVAL => return userns::refused_map(mount, errno),
+        libc::EINVAL | libc::EPERM if is_mapped(mount) => return userns::refused_map(mount, errno),
         libc::EBUSY => "its destination is the root of the container",
         libc::E2BIG => "what is to be copied is deeper than 128 directories, or has more than a million entries",
         libc::ENOENT if bound => "the source does not exist",
@@ -71,4 +71,8 @@ fn mount_failed(mount: &Mount, errno: Errno) -> Option<Error> {
         _ => return None,
     };
     Some(Error::new(Kind::Invalid, format!("{mount}: {why}")))
+}
+
+fn is_mapped(mount: &Mount) -> bool {
+    matches!(mount.what, What::Bind { idmap: Some(_), .. })
 }

@@ -336,6 +336,19 @@ fn ids_are_mapped_with_and_without_a_user_namespace() {
 }
 
 #[test]
+fn what_only_the_container_has_mounted_is_not_mapped_for_a_user_namespace() {
+    let mut house = house!("idmap-inside");
+    with_user_namespace(&mut house);
+    let inside = house.rootfs().join("tmp");
+    house.push("/mounts", bound(&inside, &["bind", "idmap"]));
+    let said = house.run();
+    assert!(
+        said.code == 1 && said.err.contains("map the ids of the mount") && said.err.contains("not ours to map"),
+        "{said:?}"
+    );
+}
+
+#[test]
 fn idmap_is_for_the_one_mount_and_ridmap_for_all_below() {
     let mut house = house!("ridmap");
     let source = house.dir.join("source");
