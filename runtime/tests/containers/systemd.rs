@@ -196,6 +196,15 @@ fn devices_are_denied_and_allowed_before_and_after_a_reload() {
     assert_eq!(look(), expected);
     assert!(property(&house, "DeviceAllow").contains("/dev/char/4:66 rw"), "{}", property(&house, "DeviceAllow"));
     assert_eq!(property(&house, "DevicePolicy"), "strict");
+    // Other rules: systemd has to know them before it reloads.
+    let path = house.dir.join("rules.json");
+    let rule = json!({ "allow": true, "type": "c", "major": 4, "minor": 67, "access": "rw" });
+    fs::write(&path, json!({ "devices": [rule] }).to_string()).unwrap();
+    house.ok(&["update", "--resources", path.to_str().unwrap(), "c"]);
+    let expected = [false, false, true, false];
+    assert_eq!(look(), expected);
+    systemctl(&["daemon-reload"]);
+    assert_eq!(look(), expected);
     house.ok(&["delete", "--force", "c"]);
 }
 
