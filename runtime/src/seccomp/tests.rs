@@ -449,6 +449,10 @@ fn the_default_profile_is_small_quick_and_shallow() {
     );
     assert!(program.len() < 700, "{}", program.len());
     assert!(*deepest <= 32, "{deepest}");
+    if std::env::var_os("GANTRY_EMULATED").is_some() {
+        eprintln!("SKIPPED the time that compiling takes: the processor is emulated");
+        return;
+    }
     // Measured against something of the same machine and build; libseccomp takes 10,000 us.
     assert!(best < 20 * reading, "{best} us, and {reading} to read it as JSON");
 }
