@@ -15,7 +15,7 @@ use crate::status::Status;
 use crate::sys::clone::{self, Exit, Reap, flags};
 use crate::sys::{Solo, process};
 use crate::talk::{End, Word};
-use crate::{clock, hooks, labels, lifecycle, listener, mounts, seccomp, spec, state, trace, userns};
+use crate::{clock, hooks, labels, lifecycle, listener, mounts, net_devices, rdt, seccomp, spec, state, trace, userns};
 
 /// What a new container is to be made of.
 #[derive(Debug)]
@@ -201,6 +201,15 @@ fn build(
     if facts.namespaces & flags::MOUNT == 0 {
         facts.mounted_on = Some(mounts::number(&facts.rootfs).context(|| "root.path")?);
     }
+    let classes = match spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref()) {
+        Some(asked) => {
+            let root = rdt::root()?;
+            let group = rdt::Group::decide(asked, request.id, &root);
+            facts.lasting.get_or_insert_default().rdt = Some(group.clone());
+            Some((group, root))
+        }
+        None => None,
+    };
     home.record(&facts)?;
     trace::say(|| format!("state of {} is in {}", request.id, home.path().display()));
     let filter = compile(spec)?;
@@ -228,6 +237,10 @@ fn build(
     if cgroup.trees() != facts.cgroup_trees.as_ref() {
         facts.cgroup_trees = cgroup.trees().cloned();
         home.record(&facts)?;
+    }
+    if let Some((group, root)) = &classes {
+        group.make(root)?;
+        doors.tasks.extend(group.doors()?);
     }
     trace::say(|| format!("cgroup {} is made and limited", cgroup.path().display()));
     let host = Host { labels: labels::seen(spec.process().as_ref(), spec.linux().as_ref()), ..host(&cgroup)? };
@@ -286,6 +299,10 @@ fn settle(
         let agent = facts.lasting.as_ref().and_then(|lasting| lasting.agent.as_ref());
         let heard = launch::listen(&launched.talk, &words, |asked| match asked {
             Asked::Hooks => runtime_hooks(spec, facts, launched.pid),
+            Asked::Devices => match spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref()) {
+                Some(devices) => net_devices::hand_over(devices, launched.pid),
+                None => Ok(()),
+            },
             Asked::Listener(number) => {
                 listener::hand_over(agent, facts, &launched, number, (Status::Creating, launched.pid))
             }

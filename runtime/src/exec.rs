@@ -107,6 +107,9 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
         Some(_) => Doors::default(),
         None => cgroup.doors_below(request.below, init.pid)?,
     };
+    if let Some(group) = facts.lasting.as_ref().and_then(|lasting| lasting.rdt.as_ref()) {
+        doors.tasks.extend(group.doors()?);
+    }
     let warnings = std::mem::take(&mut plan.warnings);
     let mut given = vec![target];
     if facts.namespaces & flags::MOUNT == 0 {
@@ -119,6 +122,7 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
     match heard {
         Ok(mut heard) => {
             heard.warnings.splice(0..0, warnings);
+            forget_known(&mut heard.warnings, &facts.process);
             Ok(Created::new(launched, words, heard))
         }
         Err(why) => {
@@ -147,7 +151,7 @@ fn settle(
                     let agent = facts.lasting.as_ref().and_then(|lasting| lasting.agent.as_ref());
                     listener::hand_over(agent, facts, launched, number, (Status::Running, init))
                 }
-                Asked::Hooks => launch::nothing(asked),
+                Asked::Hooks | Asked::Devices => launch::nothing(asked),
             })
         })
         .and_then(|mut heard| {
@@ -159,6 +163,17 @@ fn settle(
             launch::write_pid_file(request.pid_file, launched.pid)?;
             Ok(heard)
         })
+}
+
+/// A limit that the container asks for, too, and that it was told at its creation cannot be had, is no news.
+fn forget_known(warnings: &mut Vec<String>, of_container: &Process) {
+    if warnings.is_empty() {
+        return;
+    }
+    let limits = of_container.rlimits().iter().flatten();
+    let known: Vec<String> =
+        limits.map(|limit| format!("limit {} to {}:{}:", limit.typ(), limit.soft(), limit.hard())).collect();
+    warnings.retain(|warning| !known.iter().any(|limit| warning.starts_with(limit)));
 }
 
 /// How long an exec waits for a container that is just being run.

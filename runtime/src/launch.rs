@@ -242,6 +242,8 @@ pub(crate) struct Heard {
 pub(crate) enum Asked {
     /// Run the runtime hooks.
     Hooks,
+    /// Move network devices into its namespace.
+    Devices,
     /// Take this descriptor, a seccomp listener, and say so.
     Listener(i32),
 }
@@ -267,6 +269,10 @@ pub(crate) fn listen(talk: &End, words: &Words, mut answer: impl FnMut(Asked) ->
             Some((Word::Hooks, _)) => {
                 answer(Asked::Hooks)?;
                 speak(talk, Word::Hooked)?;
+            }
+            Some((Word::Devices, _)) => {
+                answer(Asked::Devices)?;
+                speak(talk, Word::Moved)?;
             }
             Some((Word::Listener(number), _)) => answer(Asked::Listener(number))?,
             Some((word, _)) => return Err(Error::new(Kind::System, format!("unexpected {word:?} from the child"))),

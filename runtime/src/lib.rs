@@ -20,6 +20,7 @@
 //! | [`seal`] | nothing in a container can write to this binary |
 //! | [`cgroup`] | v1, v2 and hybrid: resources to writes, join, freeze, usage, delete |
 //! | [`seccomp`] | OCI profile to BPF, pure |
+//! | [`netlink`] | messages to rtnetlink and nf_tables, one socket |
 //! | [`monitor`] | the process that looks after the containers of one pod |
 //! | [`sys`] | system calls; all `unsafe` of the project |
 
@@ -41,7 +42,10 @@ mod listener;
 mod members;
 pub mod monitor;
 mod mounts;
+mod net_devices;
+pub mod netlink;
 pub mod plan;
+mod rdt;
 pub mod root;
 pub mod seal;
 pub mod seccomp;

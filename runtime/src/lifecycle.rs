@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::cgroup::{Cgroup, Layout};
 use crate::error::{Context, Error, Kind, Result};
+use crate::rdt::Group;
 use crate::state::{Facts, Home, Init, started};
 use crate::status::{self, Op, Status};
 use crate::sys::clone::{self, flags};
@@ -237,8 +238,9 @@ fn take_apart(home: Home, facts: Option<Facts>, init: Option<Init>, patience: Du
     let killed = if empty { Ok(()) } else { cgroup.kill_all() };
     let stopped = facts.unit.as_ref().map_or(Ok(()), |unit| unit.stop(&facts.cgroup));
     let deleted = if empty { Ok(()) } else { cgroup.delete(patience) };
+    let classed = facts.lasting.as_ref().and_then(|lasting| lasting.rdt.as_ref()).map_or(Ok(()), Group::remove);
     crate::trace::say(|| format!("removed cgroup {}", cgroup.path().display()));
-    killed.and(deleted)?;
+    killed.and(deleted).and(classed)?;
     facts.mounted_on.map_or(Ok(()), |below| mounts::undo(&facts.rootfs, below))?;
     // A cgroup without a process is a scope that systemd ends by itself: what counts is that nothing is left.
     drop(stopped);

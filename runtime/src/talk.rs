@@ -14,6 +14,8 @@
 //!    Recorded ---------------------------------->  (said at once, waited for before the program)
 //!            <-----------------------------------  Console + master fd    (only with a terminal)
 //!            <-----------------------------------  Warned(step, errno)    (any number)
+//!            <-----------------------------------  Devices                (only with network devices to be moved)
+//!    Moved   ----------------------------------->
 //!            <-----------------------------------  Hooks                  (only with runtime hooks)
 //!    run createRuntime hooks
 //!    Hooked  ----------------------------------->
@@ -49,6 +51,10 @@ pub enum Word {
     Recorded,
     /// To the parent: a sibling with this pid goes on; its pidfd comes along.
     Hopped(i32),
+    /// To the parent: move the network devices.
+    Devices,
+    /// To the child: they are there.
+    Moved,
     /// To the child: the listener is out of it.
     Taken,
     /// To the parent: take this descriptor, the listener of the seccomp filter.
@@ -80,6 +86,8 @@ impl Word {
             Word::Hopped(pid) => (10, 0, pid),
             Word::Known => (11, 0, 0),
             Word::Taken => (12, 0, 0),
+            Word::Devices => (14, 0, 0),
+            Word::Moved => (15, 0, 0),
             Word::Listener(number) => (13, 0, number),
             Word::Limited => (14, 0, 0),
         };
@@ -106,6 +114,8 @@ impl Word {
             10 => Word::Hopped(number),
             11 => Word::Known,
             12 => Word::Taken,
+            14 => Word::Devices,
+            15 => Word::Moved,
             13 => Word::Listener(number),
             14 => Word::Limited,
             _ => return None,
@@ -201,6 +211,8 @@ mod tests {
             Word::Warned(7, errno),
             Word::Failed(u16::MAX, errno),
             Word::Taken,
+            Word::Devices,
+            Word::Moved,
             Word::Listener(7),
         ];
         let (parent, child) = pair().unwrap();

@@ -1,7 +1,7 @@
 //! Links, addresses and routes as rtnetlink messages: what a bridge, a veth pair and a pod's `eth0` need.
 
 use super::config::Cidr;
-use super::netlink::{Message, Socket, attributes, number};
+use gantry_runtime::netlink::{Message, Socket, attributes, link_header, number};
 use nix::errno::Errno;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -36,17 +36,9 @@ pub(super) fn mac(ip: Ipv4Addr) -> Mac {
     [0x0a, 0x58, a, b, c, d]
 }
 
-/// `family pad type index flags change` (struct ifinfomsg).
 fn ifinfo(family: i32, index: u32, up: bool) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[0] = family as u8;
-    bytes[4..8].copy_from_slice(&index.to_ne_bytes());
-    if up {
-        let flag = (libc::IFF_UP as u32).to_ne_bytes();
-        bytes[8..12].copy_from_slice(&flag);
-        bytes[12..16].copy_from_slice(&flag);
-    }
-    bytes
+    let flag = if up { libc::IFF_UP } else { 0 };
+    link_header(family, index, flag, flag)
 }
 
 /// A bridge, up, with a hardware address that does not change with its ports.

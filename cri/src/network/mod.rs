@@ -19,7 +19,6 @@ mod firewall;
 mod inside;
 mod leases;
 mod link;
-mod netlink;
 pub mod netns;
 mod nft;
 mod sysctl;

@@ -5,9 +5,9 @@
 //! and nothing elsewhere, so [`remove`] and [`sweep`] always find everything.
 
 use super::inside::{alone, blocking};
-use super::netlink::Socket;
 use super::{link, sysctl};
 use crate::error::{Context as _, Error, Kind, Result};
+use gantry_runtime::netlink::Socket;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};

@@ -5,7 +5,7 @@
 
 use super::Protocol;
 use super::firewall::{CHAINS, Chain, Rule, Term};
-use super::netlink::{Message, Socket};
+use gantry_runtime::netlink::{Message, Socket};
 use nix::errno::Errno;
 use std::net::Ipv4Addr;
 

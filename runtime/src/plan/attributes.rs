@@ -13,6 +13,7 @@ use super::Plan;
 use super::step::Step;
 use crate::error::{Error, Kind, Result};
 use crate::listener::Agent;
+use crate::rdt::Group;
 
 /// More CPUs than any kernel is built for: the kernel takes those that there are and that the cgroup allows.
 pub const EVERY_CPU: [u64; 128] = [u64::MAX; 128];
@@ -33,6 +34,9 @@ pub struct Lasting {
     /// Who gets the listener of each process' filter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<Agent>,
+    /// Where the processes' shares of cache and memory bandwidth are set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rdt: Option<Group>,
 }
 
 impl Lasting {
@@ -43,8 +47,12 @@ impl Lasting {
             path: path.clone(),
             metadata: seccomp.and_then(|seccomp| seccomp.listener_metadata().clone()).unwrap_or_default(),
         });
-        let lasting =
-            Lasting { agent, personality: linux.personality().clone(), memory_policy: linux.memory_policy().clone() };
+        let lasting = Lasting {
+            agent,
+            rdt: None,
+            personality: linux.personality().clone(),
+            memory_policy: linux.memory_policy().clone(),
+        };
         (lasting != Lasting::default()).then(|| Box::new(lasting))
     }
 }

@@ -57,7 +57,8 @@ pub(super) fn capabilities(process: &Process, host: &Host, warnings: &mut Vec<St
             .filter(|capability| lacking & capability.bitmask() != 0)
             .map(|capability| capability.to_string())
             .collect();
-        warnings.push(format!("the runtime itself lacks {}; the container goes without", names.join(" ")));
+        // The sentence is runc's, which clients look for.
+        warnings.push(format!("ignoring unknown or unavailable capabilities: [{}]", names.join(" ")));
     }
     sets
 }

@@ -23,32 +23,39 @@ pub(super) fn reword(text: &str, notes: &mut Vec<String>) -> Option<String> {
     let mut json: Value = serde_json::from_str(text).ok()?;
     let mut changed = false;
     if json.get("process").is_some_and(Value::is_object) {
-        changed |= process(&mut json["process"], "process.", notes);
+        changed |= process(&mut json["process"], notes);
     } else {
         // As `exec --process` reads it.
-        changed |= process(&mut json, "", notes);
+        changed |= process(&mut json, notes);
     }
     changed |= hugepages(&mut json);
     changed.then(|| json.to_string())
 }
 
-fn process(process: &mut Value, at: &str, notes: &mut Vec<String>) -> bool {
+fn process(process: &mut Value, notes: &mut Vec<String>) -> bool {
     let mut changed = false;
     let Some(fields) = process.as_object_mut() else { return false };
     if fields.contains_key("args") && fields.get("user").is_none_or(Value::is_null) {
         fields.insert("user".into(), json!({ "uid": 0, "gid": 0 }));
         changed = true;
     }
-    for (set, names) in fields.get_mut("capabilities").and_then(Value::as_object_mut).into_iter().flatten() {
+    let mut unknown = Vec::new();
+    for names in
+        fields.get_mut("capabilities").and_then(Value::as_object_mut).into_iter().flat_map(|sets| sets.values_mut())
+    {
         let Some(names) = names.as_array_mut() else { continue };
         names.retain(|name| {
             let known = serde_json::from_value::<oci_spec::runtime::Capability>(name.clone()).is_ok();
-            if !known && name.is_string() {
-                notes.push(format!("{at}capabilities.{set}: {name} is not known here; left out"));
-                changed = true;
+            if let Some(name) = name.as_str().filter(|name| !known && !unknown.iter().any(|other| other == name)) {
+                unknown.push(name.to_owned());
             }
             known || !name.is_string()
         });
+    }
+    if !unknown.is_empty() {
+        // The sentence is runc's, which clients look for.
+        notes.push(format!("ignoring unknown or unavailable capabilities: [{}]", unknown.join(" ")));
+        changed = true;
     }
     for flag in fields.get_mut("scheduler").and_then(|all| all.get_mut("flags")?.as_array_mut()).into_iter().flatten() {
         if let Some((_, other)) = FLAGS.iter().find(|(name, _)| flag.as_str() == Some(name)) {
@@ -100,7 +107,7 @@ mod tests {
         let spec: Spec = parse_noting(&text, &mut notes).unwrap();
         let process = spec.process().as_ref().unwrap();
         assert_eq!(process.capabilities().as_ref().unwrap().bounding().as_ref().unwrap().len(), 1);
-        assert_eq!(notes, ["process.capabilities.bounding: \"CAP_TIME_TRAVEL\" is not known here; left out"]);
+        assert_eq!(notes, ["ignoring unknown or unavailable capabilities: [CAP_TIME_TRAVEL]"]);
     }
 
     #[test]

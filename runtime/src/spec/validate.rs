@@ -161,7 +161,7 @@ fn check_linux(spec: &Spec, linux: &Linux) -> Result<()> {
     if let Some(limits) = linux.resources() {
         resources::check(limits)?;
     }
-    not_yet(linux)
+    Ok(())
 }
 
 /// What cannot be had in the runtime's own mount namespace: it would change the host.
@@ -211,18 +211,6 @@ fn check_paths(linux: &Linux) -> Result<()> {
     Ok(())
 }
 
-/// What is read but cannot be done in this version: refused, so that nothing asked for is silently missing.
-fn not_yet(linux: &Linux) -> Result<()> {
-    let asked = [
-        ("linux.intelRdt", linux.intel_rdt().is_some()),
-        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
-    ];
-    match asked.iter().find(|(_, asked)| *asked) {
-        Some((field, _)) => Err(Error::new(Kind::Unsupported, format!("{field}: not supported yet"))),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,7 +250,6 @@ mod tests {
                 "linux.uidMappings: a new user namespace needs mappings",
             ),
             ("/hooks", r#"{"poststop":[{"path":"x"}]}"#, "hooks.poststop[0].path: must be an absolute path, not \"x\""),
-            ("/linux/intelRdt", "{}", "linux.intelRdt: not supported yet"),
         ];
         for (pointer, value, sentence) in cases {
             let mut json: serde_json::Value = serde_json::from_str(TEMPLATE).unwrap();

@@ -18,6 +18,7 @@ mod limits;
 mod mounts;
 mod notify;
 mod peers;
+mod rare;
 mod rootless;
 mod roots;
 mod spaces;

@@ -67,7 +67,8 @@ fn case_25_the_hosts_loopback_is_closed_to_pods() {
         let prepared = inside::within(pod, || {
             std::fs::write(everywhere, "1").unwrap();
             let lo = [libc::AF_INET as u8, 8, 0, 0, 1, 0, 0, 0];
-            let gone = netlink::Message::new(libc::RTM_DELADDR, 0, &lo).attr(libc::IFA_LOCAL, &[127, 0, 0, 1]);
+            let gone =
+                gantry_runtime::netlink::Message::new(libc::RTM_DELADDR, 0, &lo).attr(libc::IFA_LOCAL, &[127, 0, 0, 1]);
             Socket::route().unwrap().request(vec![gone]).unwrap();
             Ok(())
         });

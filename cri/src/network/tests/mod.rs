@@ -6,9 +6,9 @@ mod attach;
 mod firewall;
 mod namespaces;
 
-use super::netlink::Socket;
 use super::netns::{self, NetnsSpec};
 use super::*;
+use gantry_runtime::netlink::Socket;
 use nix::sched::{CloneFlags, unshare};
 use std::future::Future;
 use std::io::{Read as _, Write as _};

@@ -25,14 +25,14 @@ const PATIENCE: TimeVal = TimeVal::new(10, 0);
 
 /// One request under construction.
 #[derive(Debug, Clone)]
-pub(super) struct Message {
+pub struct Message {
     bytes: Vec<u8>,
     overlong: bool,
 }
 
 impl Message {
     /// A message of `kind` with the `NLM_F_*` of `flags` beside REQUEST, followed by its family's header.
-    pub(super) fn new(kind: u16, flags: i32, family_header: &[u8]) -> Self {
+    pub fn new(kind: u16, flags: i32, family_header: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(256);
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -45,7 +45,7 @@ impl Message {
     /// Appends an attribute. A value that does not fit the 16-bit length makes the whole message an error, instead of
     /// one whose tail the kernel reads as further attributes (CVE-2021-43784).
     #[must_use]
-    pub(super) fn attr(mut self, kind: u16, value: &[u8]) -> Self {
+    pub fn attr(mut self, kind: u16, value: &[u8]) -> Self {
         let Ok(length) = u16::try_from(value.len() + 4) else {
             self.overlong = true;
             return self;
@@ -59,7 +59,7 @@ impl Message {
 
     /// Appends a zero-terminated string.
     #[must_use]
-    pub(super) fn text(self, kind: u16, value: &str) -> Self {
+    pub fn text(self, kind: u16, value: &str) -> Self {
         let mut bytes = value.as_bytes().to_vec();
         bytes.push(0);
         self.attr(kind, &bytes)
@@ -67,19 +67,19 @@ impl Message {
 
     /// Appends a number in the host's order, as rtnetlink wants it.
     #[must_use]
-    pub(super) fn u32(self, kind: u16, value: u32) -> Self {
+    pub fn u32(self, kind: u16, value: u32) -> Self {
         self.attr(kind, &value.to_ne_bytes())
     }
 
     /// Appends a number in network order, as nf_tables wants it.
     #[must_use]
-    pub(super) fn be32(self, kind: u16, value: u32) -> Self {
+    pub fn be32(self, kind: u16, value: u32) -> Self {
         self.attr(kind, &value.to_be_bytes())
     }
 
     /// Appends an attribute whose value `fill` writes: attributes, or a family header and attributes.
     #[must_use]
-    pub(super) fn nested(mut self, kind: u16, fill: impl FnOnce(Self) -> Self) -> Self {
+    pub fn nested(mut self, kind: u16, fill: impl FnOnce(Self) -> Self) -> Self {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 2]);
         self.bytes.extend_from_slice(&(kind | libc::NLA_F_NESTED as u16).to_ne_bytes());
@@ -94,7 +94,7 @@ impl Message {
 
     /// Appends bytes as they are (the `ifinfomsg` inside `VETH_INFO_PEER`).
     #[must_use]
-    pub(super) fn raw(mut self, bytes: &[u8]) -> Self {
+    pub fn raw(mut self, bytes: &[u8]) -> Self {
         self.bytes.extend_from_slice(bytes);
         self
     }
@@ -120,19 +120,19 @@ impl Message {
 
 /// A netlink socket; one request at a time.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub struct Socket {
     fd: OwnedFd,
     sequence: u32,
 }
 
 impl Socket {
     /// For links, addresses and routes of this thread's network namespace.
-    pub(super) fn route() -> Result<Self, Errno> {
+    pub fn route() -> Result<Self, Errno> {
         Self::open(SockProtocol::NetlinkRoute)
     }
 
     /// For the firewall of this thread's network namespace.
-    pub(super) fn netfilter() -> Result<Self, Errno> {
+    pub fn netfilter() -> Result<Self, Errno> {
         Self::open(SockProtocol::NetlinkNetFilter)
     }
 
@@ -147,7 +147,7 @@ impl Socket {
 
     /// Sends the messages at once and waits until the kernel has answered each; the first refusal is the error. The
     /// kernel goes on with the later ones, as rtnetlink has no transactions.
-    pub(super) fn request(&mut self, messages: Vec<Message>) -> Result<(), Errno> {
+    pub fn request(&mut self, messages: Vec<Message>) -> Result<(), Errno> {
         let first = self.sequence + 1;
         let count = messages.len();
         let mut batch = Vec::new();
@@ -171,7 +171,7 @@ impl Socket {
 
     /// Sends an nfnetlink batch, which happens whole or not at all. Only the last message but one (before BATCH_END) is
     /// acknowledged: an answer for each of many rules would overflow the receive buffer.
-    pub(super) fn transact(&mut self, messages: Vec<Message>) -> Result<(), Errno> {
+    pub fn transact(&mut self, messages: Vec<Message>) -> Result<(), Errno> {
         let first = self.sequence + 1;
         let count = messages.len();
         let last = first + count as u32 - 2;
@@ -193,7 +193,7 @@ impl Socket {
     }
 
     /// Asks for one object or a list of them (with `NLM_F_DUMP`); gives each answer's body: family header, attributes.
-    pub(super) fn query(&mut self, message: Message) -> Result<Vec<Vec<u8>>, Errno> {
+    pub fn query(&mut self, message: Message) -> Result<Vec<Vec<u8>>, Errno> {
         self.sequence += 1;
         let wanted = self.sequence;
         self.send(&message.seal(wanted, true)?)?;
@@ -256,7 +256,7 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
 }
 
 /// The attributes in `bytes`: kind (without the NESTED bit) and value; stops at the first that is malformed.
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let (head, _) = bytes.split_first_chunk::<4>()?;
         let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
@@ -267,8 +267,19 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
     })
 }
 
+/// `family pad type index flags change` (struct ifinfomsg): the header of a message about a link, of which it changes
+/// the flags in `change`.
+pub fn link_header(family: i32, index: u32, flags: i32, change: i32) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[0] = family as u8;
+    bytes[4..8].copy_from_slice(&index.to_ne_bytes());
+    bytes[8..12].copy_from_slice(&flags.to_ne_bytes());
+    bytes[12..16].copy_from_slice(&change.to_ne_bytes());
+    bytes
+}
+
 /// The number (host's order) that `bytes` start with.
-pub(super) fn number(bytes: &[u8]) -> Option<u32> {
+pub fn number(bytes: &[u8]) -> Option<u32> {
     bytes.first_chunk().map(|chunk| u32::from_ne_bytes(*chunk))
 }
 
@@ -309,10 +320,12 @@ mod tests {
     #[test]
     fn the_kernel_answers_and_its_refusals_are_errors() {
         let mut socket = Socket::route().unwrap();
-        let lo = super::super::link::find(&mut socket, "lo").unwrap().unwrap();
-        assert_eq!(lo.index, 1);
-        let absent = super::super::link::find(&mut socket, "gantry-absent").unwrap();
-        assert!(absent.is_none());
-        assert!(super::super::link::list(&mut socket).unwrap().contains(&lo));
+        let mut ask = |name: &str| {
+            let header = link_header(libc::AF_UNSPEC, 0, 0, 0);
+            socket.query(Message::new(libc::RTM_GETLINK, 0, &header).text(libc::IFLA_IFNAME, name))
+        };
+        let lo = ask("lo").unwrap();
+        assert_eq!((lo.len(), number(&lo[0][4..])), (1, Some(1)));
+        assert_eq!(ask("gantry-absent").unwrap_err(), Errno::ENODEV);
     }
 }
