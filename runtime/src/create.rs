@@ -201,15 +201,7 @@ fn build(
     if facts.namespaces & flags::MOUNT == 0 {
         facts.mounted_on = Some(mounts::number(&facts.rootfs).context(|| "root.path")?);
     }
-    let classes = match spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref()) {
-        Some(asked) => {
-            let root = rdt::root()?;
-            let group = rdt::Group::decide(asked, request.id, &root);
-            facts.lasting.get_or_insert_default().rdt = Some(group.clone());
-            Some((group, root))
-        }
-        None => None,
-    };
+    let classes = class(spec, request.id, &mut facts)?;
     home.record(&facts)?;
     trace::say(|| format!("state of {} is in {}", request.id, home.path().display()));
     let filter = compile(spec)?;
@@ -258,6 +250,16 @@ fn build(
     settle(request, spec, home, &facts, &mut cgroup, plan, ground, doors, streams, alone)
 }
 
+/// The class of cache and memory bandwidth that is asked for, with the root of resctrl; put down in the facts.
+fn class(spec: &Spec, id: &str, facts: &mut Facts) -> Result<Option<(rdt::Group, PathBuf)>> {
+    let asked = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref());
+    let Some(asked) = asked else { return Ok(None) };
+    let root = rdt::root()?;
+    let group = rdt::Group::decide(asked, id, &root);
+    facts.lasting.get_or_insert_default().rdt = Some(group.clone());
+    Ok(Some((group, root)))
+}
+
 /// From the clone to the finished set-up. Whatever fails takes the child along.
 #[allow(clippy::too_many_arguments, reason = "the end of a story has many characters")]
 fn settle(
@@ -299,10 +301,7 @@ fn settle(
         let agent = facts.lasting.as_ref().and_then(|lasting| lasting.agent.as_ref());
         let heard = launch::listen(&launched.talk, &words, |asked| match asked {
             Asked::Hooks => runtime_hooks(spec, facts, launched.pid),
-            Asked::Devices => match spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref()) {
-                Some(devices) => net_devices::hand_over(devices, launched.pid),
-                None => Ok(()),
-            },
+            Asked::Devices => net_devices::hand_over(spec.linux().as_ref(), launched.pid),
             Asked::Listener(number) => {
                 listener::hand_over(agent, facts, &launched, number, (Status::Creating, launched.pid))
             }

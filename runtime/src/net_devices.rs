@@ -4,10 +4,9 @@
 //! the way for a moment; addresses of global scope that do not expire come along (the kernel drops them with the move);
 //! up again. The kernel moves physical devices back when the namespace ends, and removes virtual ones.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
-use oci_spec::runtime::LinuxNetDevice;
+use oci_spec::runtime::Linux;
 
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::netlink::{Message, Socket, attributes, link_header, number};
@@ -28,7 +27,8 @@ struct Address {
 ///
 /// # Errors
 /// `System` or `NotFound`, with the device.
-pub(crate) fn hand_over(devices: &HashMap<String, LinuxNetDevice>, pid: i32) -> Result<()> {
+pub(crate) fn hand_over(linux: Option<&Linux>, pid: i32) -> Result<()> {
+    let Some(devices) = linux.and_then(|linux| linux.net_devices().as_ref()) else { return Ok(()) };
     let path = std::ffi::CString::new(format!("/proc/{pid}/ns/net")).unwrap_or_default();
     let target = fs::open(&path, libc::O_RDONLY).context(|| "open the container's network namespace")?;
     let mut here = Socket::route().map_err(Errno::from).context(|| "open a netlink socket")?;

@@ -259,10 +259,7 @@ pub fn create(spec: &Spec, bundle: &Path, host: &Host, filter: Option<Filter>, w
     if (plan.cloned | hop.unwrap_or(0)) & flags::NETWORK != 0 {
         plan.steps.push(Step::Loopback);
     }
-    if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
-        plan.steps.push(Step::Say(Word::Devices));
-        plan.steps.push(Step::Await(Word::Moved));
-    }
+    plan.steps.extend(namespaces::devices(linux));
     plan.steps.push(Step::NewSession);
     if spaces.own_cgroup {
         plan.steps.push(Step::UnshareCgroup);

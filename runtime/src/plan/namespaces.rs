@@ -7,6 +7,7 @@ use super::{Around, Host, IdMaps, Opens, idmap, path_text};
 use crate::error::{Error, Kind, Result};
 use crate::spec::is_joined;
 use crate::sys::clone::flags;
+use crate::talk::Word;
 
 /// What the namespaces of a specification come to.
 #[derive(Debug, Default)]
@@ -41,6 +42,14 @@ pub fn flag(kind: LinuxNamespaceType) -> u64 {
         LinuxNamespaceType::Pid => flags::PID,
         LinuxNamespaceType::Network => flags::NETWORK,
         LinuxNamespaceType::Time => flags::TIME,
+    }
+}
+
+/// Network devices are moved by the parent, before anything refers to them (sysctls do).
+pub(super) fn devices(linux: &Linux) -> Vec<Step> {
+    match linux.net_devices() {
+        Some(devices) if !devices.is_empty() => vec![Step::Say(Word::Devices), Step::Await(Word::Moved)],
+        _ => Vec::new(),
     }
 }
 
