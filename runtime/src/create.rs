@@ -357,7 +357,7 @@ fn hand_over(
 }
 
 /// Where the container's cgroup goes, and systemd's unit for it where systemd is to make it.
-fn place(request: &CreateRequest<'_>, spec: &Spec, layout: &Layout) -> Result<(Cgroup, Option<Unit>)> {
+pub(crate) fn place(request: &CreateRequest<'_>, spec: &Spec, layout: &Layout) -> Result<(Cgroup, Option<Unit>)> {
     if request.options.systemd_cgroup {
         let unit = Unit::of_spec(spec, request.id)?;
         return Ok((Cgroup::at(layout, &unit.cgroup()?)?, Some(unit)));
@@ -366,7 +366,13 @@ fn place(request: &CreateRequest<'_>, spec: &Spec, layout: &Layout) -> Result<(C
     Ok((Cgroup::asked(layout, asked, request.id)?, None))
 }
 
-fn facts(request: &CreateRequest<'_>, spec: &Spec, bundle: &Path, cgroup: &Cgroup, unit: Option<Unit>) -> Facts {
+pub(crate) fn facts(
+    request: &CreateRequest<'_>,
+    spec: &Spec,
+    bundle: &Path,
+    cgroup: &Cgroup,
+    unit: Option<Unit>,
+) -> Facts {
     let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     let after = spec.hooks().as_ref().filter(|hooks| hooks.poststart().is_some() || hooks.poststop().is_some());
     let after = after.map(|hooks| {
@@ -428,7 +434,7 @@ fn is_lesser(host: &Host, spec: &Spec) -> bool {
     host.rootless || matters && process::is_unprivileged()
 }
 
-fn refuse_used(cgroup: &Cgroup) -> Result<()> {
+pub(crate) fn refuse_used(cgroup: &Cgroup) -> Result<()> {
     if !cgroup.is_populated()? {
         // A process that enters a frozen one stands still for ever.
         return match cgroup.is_frozen() {
@@ -446,7 +452,7 @@ fn refuse_used(cgroup: &Cgroup) -> Result<()> {
 /// Makes the cgroup and gives it its limits.
 ///
 /// A user without privileges who asked for no place and no limits does without the trees that are not theirs.
-fn limit(cgroup: &mut Cgroup, spec: &Spec, rootless: Option<bool>) -> Result<()> {
+pub(crate) fn limit(cgroup: &mut Cgroup, spec: &Spec, rootless: Option<bool>) -> Result<()> {
     let goes_without = || rootless.unwrap_or_else(process::is_unprivileged);
     let linux = spec.linux().as_ref();
     let resources = linux.and_then(|linux| linux.resources().as_ref());
@@ -474,7 +480,7 @@ fn in_container_hooks(spec: &Spec) -> bool {
 }
 
 #[allow(deprecated, reason = "prestart hooks are deprecated but in wide use")]
-fn runtime_hooks(spec: &Spec, facts: &Facts, pid: i32) -> Result<()> {
+pub(crate) fn runtime_hooks(spec: &Spec, facts: &Facts, pid: i32) -> Result<()> {
     let Some(asked) = spec.hooks() else { return Ok(()) };
     let state = hooks::told(facts, Status::Creating, pid)?;
     hooks::run("prestart", asked.prestart().as_deref().unwrap_or_default(), &state)?;

@@ -76,7 +76,7 @@ fn namespace(of: u64, path: &std::ffi::CStr, guards_network: bool) -> Result<Own
 }
 
 /// The three streams, none of them numbered below 3, so that placing one does not overwrite another.
-fn streams(stdio: &Stdio<'_>) -> Result<Option<[OwnedFd; 3]>> {
+pub(crate) fn streams(stdio: &Stdio<'_>) -> Result<Option<[OwnedFd; 3]>> {
     let Stdio::Fds { stdin, stdout, stderr } = stdio else { return Ok(None) };
     let lift = |given: &Option<BorrowedFd<'_>>| {
         let null;

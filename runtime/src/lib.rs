@@ -4,11 +4,35 @@
 //! [`state()`], [`list`]. Synchronous, one thread, no C library. A pure part ([`plan`]) decides what is to be done and prints as
 //! text; a thin part does it after `clone3`.
 //!
+//! Other programs can embed it (`examples/embed.rs` is one, whole):
+//!
+//! ```no_run
+//! use gantry_runtime::{CreateRequest, Solo, seal};
+//! use std::path::Path;
+//!
+//! # fn main() -> gantry_runtime::Result<()> {
+//! // The first thing in main(): one thread only, and a binary that nothing in a container can write to.
+//! let alone = Solo::prove()?;
+//! seal::protect(&alone)?;
+//! let (root, bundle) = (Path::new("/run/me"), Path::new("/srv/web"));
+//! let created = gantry_runtime::create(&CreateRequest::new(root, "web", bundle), &alone)?;
+//! gantry_runtime::start(root, "web")?;
+//! let code = created.wait()?.shell_code();
+//! gantry_runtime::delete(root, "web", false)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A failure is an [`Error`]: a [`Kind`] to branch on, and one sentence for people. A caller that is killed leaves
+//! nothing that `delete` with `force` does not find. Times are in seconds and RFC 3339, sizes in bytes, ids as the kernel
+//! of this process' own namespaces counts them.
+//!
 //! | module | what it holds |
 //! |---|---|
 //! | [`mod@create`], [`mod@exec`], [`lifecycle`] | the story of each verb, top to bottom |
 //! | [`mod@update`] | other limits for a container that lives |
 //! | [`mod@stats`] | statistics and events, in the words of `runc events` |
+//! | [`mod@checkpoint`] | a container's processes to files and back, through criu |
 //! | [`cli`] | every command and flag as one table |
 //! | [`spec`] | `config.json`: reading, checking, the path of what is wrong |
 //! | [`plan`] | DECIDE: specification and host to steps, printable |
@@ -27,12 +51,14 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that cannot go on has failed"))]
 
 pub mod cgroup;
+pub mod checkpoint;
 pub mod cli;
 pub mod clock;
 pub mod create;
 pub mod error;
 pub mod exec;
 mod explain;
+mod holder;
 mod hooks;
 pub mod init;
 mod labels;
@@ -46,6 +72,7 @@ mod net_devices;
 pub mod netlink;
 pub mod plan;
 mod rdt;
+mod request;
 pub mod root;
 pub mod seal;
 pub mod seccomp;
@@ -58,7 +85,9 @@ pub mod talk;
 pub mod trace;
 pub mod update;
 mod userns;
+mod wreck;
 
+pub use checkpoint::{CheckpointRequest, CriuOptions, RestoreRequest, Restored, checkpoint, restore};
 pub use create::{CreateRequest, Created, Options, Stdio, create, run};
 pub use error::{Error, Kind, Result};
 pub use exec::{ExecRequest, exec};

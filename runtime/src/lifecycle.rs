@@ -15,7 +15,7 @@ use crate::rdt::Group;
 use crate::state::{Facts, Home, Init, started};
 use crate::status::{self, Op, Status};
 use crate::sys::clone::{self, flags};
-use crate::{hooks, members, mounts};
+use crate::{hooks, members, mounts, wreck};
 
 /// Where the containers of one runtime root are.
 pub const DEFAULT_ROOT: &str = "/run/gantry/runtime";
@@ -58,19 +58,28 @@ struct Found {
     facts: Option<Facts>,
     init: Option<Init>,
     status: Status,
+    /// Why there are no facts, though there is a record.
+    damage: Option<Error>,
 }
 
 impl Found {
     fn in_home(home: Home) -> Result<Found> {
-        let facts = home.facts()?;
+        let (facts, damage) = home.facts().map_or_else(|why| (None, Some(why)), |facts| (facts, None));
         let frozen = || facts.as_ref().is_some_and(|facts| is_frozen(facts).unwrap_or(false));
         let (seen, init) = home.look(frozen)?;
-        Ok(Found { home, init, status: status::derive(seen), facts })
+        Ok(Found { home, init, status: status::derive(seen), facts, damage })
     }
 
     /// The facts, for verbs that a half-made container does not allow.
     fn facts(&self) -> Result<&Facts> {
-        self.facts.as_ref().ok_or_else(|| Error::new(Kind::WrongState, "it was never finished"))
+        let unfinished = || Error::new(Kind::WrongState, "it was never finished");
+        self.facts.as_ref().ok_or_else(|| self.damage().unwrap_or_else(unfinished))
+    }
+
+    /// What is wrong with its record, and what to do about it.
+    fn damage(&self) -> Option<Error> {
+        let why = self.damage.as_ref()?;
+        Some(Error::new(why.kind(), format!("{why}; delete --force removes the container")))
     }
 
     fn cgroup(&self) -> Result<Cgroup> {
@@ -204,7 +213,7 @@ pub fn delete_noting(root: &Path, id: &str, force: bool) -> Result<Vec<String>> 
 /// As [`delete`], for a caller that has others to serve: it may be asked again, and then goes on where this stopped.
 pub(crate) fn delete_within(root: &Path, id: &str, force: bool, patience: Duration) -> Result<Vec<String>> {
     let go = || -> Result<Vec<String>> {
-        let home = match Home::lock(root, id) {
+        let home = match Home::lock_within(root, id, patience) {
             Err(why) if force && why.kind() == Kind::NotFound => return Ok(Vec::new()),
             locked => locked?,
         };
@@ -212,6 +221,7 @@ pub(crate) fn delete_within(root: &Path, id: &str, force: bool, patience: Durati
             return destroy(home, patience);
         }
         let found = Found::in_home(home)?;
+        found.damage().map_or(Ok(()), Err)?;
         if !(found.status == Status::Running && ends_now(found.init)) {
             status::allow(Op::Delete, found.status)?;
         }
@@ -223,16 +233,34 @@ pub(crate) fn delete_within(root: &Path, id: &str, force: bool, patience: Durati
 /// Takes a container apart, in whatever state it is; runs to its end and tells the first failure. Processes have
 /// `patience` to be gone, the first one and then the rest of its cgroup.
 pub(crate) fn destroy(home: Home, patience: Duration) -> Result<Vec<String>> {
-    let (facts, init) = (home.facts()?, home.init()?);
-    take_apart(home, facts, init, patience)
+    // A damaged record of the first process: whatever it is dies with its cgroup.
+    let init = home.init().unwrap_or_default();
+    match home.facts() {
+        Ok(facts) => take_apart(home, facts, init, patience),
+        Err(_) => wreck::destroy(home, patience, |init| end(init, patience)).map(|()| Vec::new()),
+    }
 }
 
 fn take_apart(home: Home, facts: Option<Facts>, init: Option<Init>, patience: Duration) -> Result<Vec<String>> {
-    let Some(facts) = facts else { return home.remove().map(|()| Vec::new()) };
+    let Some(facts) = facts else {
+        // Without a first process it was killed before anything else was made.
+        return match init {
+            None => home.remove().map(|()| Vec::new()),
+            Some(_) => wreck::destroy(home, patience, |init| end(init, patience)).map(|()| Vec::new()),
+        };
+    };
+    let cgroup = cgroup(&facts);
     if let Some(init) = init {
+        if started(init.pid) == Some(init.start)
+            && let Ok(cgroup) = &cgroup
+            && cgroup.is_frozen().unwrap_or(false)
+        {
+            // On v1 a frozen process does not die before it is thawed.
+            cgroup.kill_all()?;
+        }
         end(init, patience)?;
     }
-    let cgroup = cgroup(&facts)?;
+    let cgroup = cgroup?;
     // As a rule nobody is left in it: then it can go at once.
     let empty = facts.unit.is_none() && cgroup.delete(Duration::ZERO).is_ok();
     let killed = if empty { Ok(()) } else { cgroup.kill_all() };
@@ -280,11 +308,15 @@ fn ends_now(init: Option<Init>) -> bool {
 /// # Errors
 /// `NotFound`; `WrongState` for one that was killed in its first moments (`delete` removes it).
 pub fn state(root: &Path, id: &str) -> Result<Snapshot> {
-    Home::open(root, id).and_then(snapshot).context(|| format!("state of {id}"))
+    let look = || -> Result<Snapshot> {
+        let found = Found::in_home(Home::open(root, id)?)?;
+        found.damage().map_or(Ok(()), Err)?;
+        Ok(snapshot(found))
+    };
+    look().context(|| format!("state of {id}"))
 }
 
-fn snapshot(home: Home) -> Result<Snapshot> {
-    let found = Found::in_home(home)?;
+fn snapshot(found: Found) -> Snapshot {
     let owner = std::fs::metadata(found.home.path()).map_or(0, |about| about.uid());
     let id = found.home.path().file_name().map(|id| id.to_string_lossy().into_owned()).unwrap_or_default();
     let pid = match (found.status, found.init) {
@@ -292,7 +324,7 @@ fn snapshot(home: Home) -> Result<Snapshot> {
         (_, Some(init)) => init.pid,
     };
     let Some(facts) = found.facts else {
-        return Ok(Snapshot {
+        return Snapshot {
             oci_version: crate::spec::VERSION.to_owned(),
             id,
             pid,
@@ -302,9 +334,9 @@ fn snapshot(home: Home) -> Result<Snapshot> {
             created: String::new(),
             annotations: HashMap::new(),
             owner,
-        });
+        };
     };
-    Ok(Snapshot {
+    Snapshot {
         oci_version: facts.oci_version,
         id,
         pid,
@@ -314,7 +346,7 @@ fn snapshot(home: Home) -> Result<Snapshot> {
         created: facts.created,
         annotations: facts.annotations,
         owner,
-    })
+    }
 }
 
 /// Every container below `root`, sorted by id. One that goes away meanwhile is left out.
@@ -330,7 +362,7 @@ pub fn list(root: &Path) -> Result<Vec<Snapshot>> {
     for entry in entries {
         let entry = entry.context(|| format!("read {}", root.display()))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        match Home::open(root, &name).and_then(snapshot) {
+        match Home::open(root, &name).and_then(Found::in_home).map(snapshot) {
             Ok(snapshot) => found.push(snapshot),
             Err(why) if why.kind() == Kind::NotFound || why.kind() == Kind::Invalid => {}
             Err(why) => return Err(why.within(format!("state of {name}"))),

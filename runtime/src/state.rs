@@ -19,6 +19,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use oci_spec::runtime::{Hooks, LinuxResources, Process};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Trees;
 use crate::cgroup::systemd::Unit;
 use crate::error::{Context, Error, Kind, Result};
+use crate::holder;
 use crate::plan::{Filter, Lasting};
 use crate::status::Seen;
 use crate::sys::{self, Errno};
@@ -161,13 +163,18 @@ impl Home {
         }
     }
 
-    /// Opens a container's directory and waits until no other operation is going on.
+    /// Opens a container's directory and waits, ten seconds at most, until no other operation is going on.
     ///
     /// # Errors
-    /// `NotFound`, also when it was deleted meanwhile.
+    /// `NotFound`, also when it was deleted meanwhile; `WrongState`, naming the process that holds the lock.
     pub fn lock(root: &Path, id: &str) -> Result<Home> {
+        Home::lock_within(root, id, holder::PATIENCE)
+    }
+
+    /// As [`Home::lock`], for a caller with less patience.
+    pub fn lock_within(root: &Path, id: &str, patience: Duration) -> Result<Home> {
         let mut home = Home::open(root, id)?;
-        home.dir.lock().context(|| format!("lock {}", home.path.display()))?;
+        holder::lock(&home.dir, &home.path, patience)?;
         home.locked = true;
         let same = |now: fs::Metadata| home.dir.metadata().is_ok_and(|held| held.ino() == now.ino());
         if fs::metadata(&home.path).is_ok_and(same) { Ok(home) } else { Err(missing(id)) }
@@ -268,7 +275,8 @@ impl Home {
 
     /// What can be seen from outside; `frozen` is asked only when the first process lives.
     pub fn look(&self, frozen: impl FnOnce() -> bool) -> Result<(Seen, Option<Init>)> {
-        let init = self.init()?;
+        // A damaged record of it tells of no process; its cgroup still does.
+        let init = self.init().unwrap_or_default();
         let alive = init.is_some_and(|init| started(init.pid) == Some(init.start));
         let seen = Seen {
             recorded: init.is_some(),
@@ -292,8 +300,23 @@ impl Home {
         }
     }
 
+    /// Where `restore` shows the rootfs to criu, for as long as it restores.
+    pub(crate) fn criu_root(&self) -> PathBuf {
+        self.path.join("criu-root")
+    }
+
     /// Removes the directory and all records.
     pub fn remove(self) -> Result<()> {
+        // A restore that was killed has left a mount of the rootfs here, whose files are not ours to remove.
+        if self.criu_root().exists() {
+            let at = CString::new(self.criu_root().as_os_str().as_bytes()).unwrap_or_default();
+            match sys::mount::detach(&at) {
+                Err(errno) if errno.raw() != libc::EINVAL => {
+                    return Err(Error::system(format!("unmount {}", self.criu_root().display()), errno));
+                }
+                _ => {}
+            }
+        }
         match fs::remove_dir_all(&self.path) {
             Err(why) if why.kind() != std::io::ErrorKind::NotFound => {
                 Err(why).context(|| format!("remove {}", self.path.display()))

@@ -72,6 +72,8 @@ pub enum Op {
     Update,
     /// Read its statistics.
     Stats,
+    /// Save its processes.
+    Checkpoint,
 }
 
 /// The transition table.
@@ -83,6 +85,7 @@ pub fn allow(op: Op, status: Status) -> Result<()> {
         (Op::Start, Status::Created)
         | (Op::Kill, Status::Creating | Status::Created | Status::Running | Status::Paused)
         | (Op::Exec, Status::Created | Status::Running)
+        | (Op::Checkpoint, Status::Running | Status::Paused)
         | (Op::Pause, Status::Created | Status::Running)
         | (Op::Resume, Status::Paused)
         | (Op::Delete, Status::Creating | Status::Created | Status::Stopped)
@@ -120,6 +123,7 @@ impl fmt::Display for Op {
             Op::Ps => "list the processes of",
             Op::Update => "update",
             Op::Stats => "count the use of",
+            Op::Checkpoint => "checkpoint",
         })
     }
 }
@@ -155,6 +159,7 @@ mod tests {
             (Op::Ps, "xxxxx"),
             (Op::Update, "_xxx_"),
             (Op::Stats, "_xxx_"),
+            (Op::Checkpoint, "__xx_"),
         ];
         for (op, row) in table {
             let allowed: String = all.iter().map(|status| if allow(op, *status).is_ok() { 'x' } else { '_' }).collect();

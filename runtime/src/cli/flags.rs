@@ -100,7 +100,7 @@ pub(super) const GLOBAL: &[Flag] = &[
     switch("systemd-cgroup", "let systemd manage cgroups; linux.cgroupsPath is then slice:prefix:name"),
     one_of("cgroup-manager", &["cgroupfs", "systemd"], "cgroupfs|systemd", "who manages cgroups, in crun's words"),
     text("rootless", "true|false|auto", "go on where cgroups may not be changed (default: auto)"),
-    text("criu", "PATH", "accepted for compatibility: criu is found in $PATH").quiet(),
+    text("criu", "PATH", "criu to use for checkpoint and restore, in place of the one in $PATH"),
 ];
 
 /// Flags that print something in place of running a command. The second one stands before a command only.

@@ -40,7 +40,7 @@ pub(super) fn run(call: &Call) -> Result<i32> {
     ended
 }
 
-fn load(call: &Call) -> Result<Spec> {
+pub(super) fn load(call: &Call) -> Result<Spec> {
     let mut notes = Vec::new();
     let path = call.path("config").map_or_else(|| bundle(call).join("config.json"), Path::to_owned);
     let loaded = spec::load_file(&path, &mut notes).map(|mut spec| {
@@ -51,12 +51,12 @@ fn load(call: &Call) -> Result<Spec> {
     loaded.context(|| format!("{} {}", call.command.name, call.id().unwrap_or_default()))
 }
 
-fn bundle(call: &Call) -> &Path {
+pub(super) fn bundle(call: &Call) -> &Path {
     call.path("bundle").unwrap_or(Path::new("."))
 }
 
 /// A terminal needs somebody who holds its other end.
-fn check_console(call: &Call, spec: &Spec, detach: bool) -> Result<()> {
+pub(super) fn check_console(call: &Call, spec: &Spec, detach: bool) -> Result<()> {
     let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
     match (terminal, call.has("console-socket"), detach) {
         (true, false, true) => {

@@ -3,6 +3,7 @@
 //!
 //! Names, meanings and exit codes are runc's, so that containerd, podman and CRI-O can call this binary in its place.
 
+mod checkpoint;
 mod complete;
 mod documents;
 mod events;
@@ -16,7 +17,6 @@ mod log;
 mod man;
 mod output;
 mod parse;
-mod pending;
 mod relay;
 mod root;
 mod table;

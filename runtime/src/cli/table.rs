@@ -2,7 +2,7 @@
 
 use super::flags::{self, Flag};
 use super::parse::Call;
-use super::{documents, events, exec, features, inspect, lifecycle, pending, update};
+use super::{checkpoint, documents, events, exec, features, inspect, lifecycle, update};
 use crate::error::Result;
 
 /// The name of the binary, as it stands in every text.
@@ -158,13 +158,13 @@ pub(super) const COMMANDS: &[Command] = &[
         more: &[
             "Saves a running container to disk with criu(8), and ends it unless --leave-running or --pre-dump is given.",
         ],
-        ..command("checkpoint", "ID", "save a running container to disk", pending::checkpoint)
+        ..command("checkpoint", "ID", "save a running container to disk", checkpoint::checkpoint)
     },
     Command {
         flags: &[flags::RESTORE],
         first: First::Free,
         more: &["Makes a container of what checkpoint saved, with criu(8), and lets it go on."],
-        ..command("restore", "ID", "bring a saved container back", pending::restore)
+        ..command("restore", "ID", "bring a saved container back", checkpoint::restore)
     },
     Command {
         flags: &[flags::SPEC],

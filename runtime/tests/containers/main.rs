@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot go on has failed")]
 
 mod beside;
+mod checkpoint;
+mod crash;
 mod events;
 mod exec_flags;
 mod hooks;
