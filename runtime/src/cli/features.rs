@@ -118,7 +118,7 @@ fn document() -> Result<Value> {
 }
 
 fn annotations() -> Value {
-    json!({ "org.opencontainers.runc.checkpoint.enabled": "false", "dev.gantry.runtime.version": env!("CARGO_PKG_VERSION") })
+    json!({ "org.opencontainers.runc.checkpoint.enabled": "true", "dev.gantry.runtime.version": env!("CARGO_PKG_VERSION") })
 }
 
 fn capabilities() -> Vec<String> {
