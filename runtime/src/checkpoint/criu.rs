@@ -157,6 +157,13 @@ impl Criu {
                 return Err(Error::new(Kind::System, format!("criu answers a request of another type, {}", answer.of)));
             };
             let done = notified(Notice { script, pid: *pid, fd });
+            if script == "pre-resume"
+                && let Err(why) = done
+            {
+                // What it restored has been killed, and criu would wait for that for ever.
+                let _ = clone::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+                return Err(why);
+            }
             let reply = Message::default().number(1, Type::Notify as u64).number(3, u64::from(done.is_ok()));
             failure = failure.or(done.err());
             self.say(&reply)?;
