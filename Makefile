@@ -39,8 +39,8 @@ down: ## stop the node of `make up`, and everything on it
 test: setup-test ## run all tests
 	$(CARGO) build -p gantry-runtime --profile runtime --target $(MUSL)
 	$(CARGO) build -p gantry
-	@scripts/test.sh --workspace
 	@scripts/fuzz.sh 10
+	@scripts/test.sh --workspace
 
 check: ## format, lints, the house rules and the tests that need no root: about a minute
 	$(CARGO) fmt --all --check

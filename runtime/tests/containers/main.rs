@@ -14,6 +14,7 @@ mod hooks;
 mod hostile;
 mod house;
 mod identity;
+mod idmap;
 mod isolation;
 mod lifecycle;
 mod limits;
