@@ -23,9 +23,10 @@ pub(crate) fn failed(step: &Step, errno: Errno) -> Error {
         }
         Step::Hook(_) if errno.raw() == libc::ETIME => Error::new(Kind::System, format!("{step}: not done in time")),
         Step::Hook(_) if errno.raw() == libc::EIO => Error::new(Kind::System, format!("{step}: it failed")),
-        Step::User(user) if errno.raw() == libc::EPERM && !user.groups.is_empty() => {
-            because("groups cannot be set in this user namespace (setgroups is denied); leave additionalGids out")
-        }
+        Step::User(user) if errno.raw() == libc::EPERM && !user.groups.is_empty() => because(
+            "groups cannot be set in this user namespace (setgroups is denied): leave additionalGids out; or \
+                 linux.seccomp does not allow setgroups, setgid and setuid",
+        ),
         Step::User(_) if errno.raw() == libc::EINVAL => because("an id is not mapped into the user namespace"),
         Step::BecomeRoot if errno.raw() == libc::EINVAL => because("uid 0 or gid 0 is not mapped into it"),
         Step::Hop(_) if errno.raw() == libc::ENOMEM => because(DEAD),

@@ -105,8 +105,11 @@ pub fn run(mut plan: Plan, ground: &Ground, talk: &End, keep: &Keep, last: &Keep
             Ok(()) => {}
             Err(Trouble::Minor(errno)) => drop(talk.say(Word::Warned(at as u16, errno))),
             Err(Trouble::Fatal(errno)) => {
-                // The parent may be gone; then nobody is left to be told.
-                let _ = talk.say(Word::Failed(at as u16, errno));
+                // The parent may be gone; then nobody is left to be told. A filter may know no sendmsg.
+                let word = Word::Failed(at as u16, errno);
+                if talk.say(word).is_err_and(|why| why.raw() != libc::EPIPE) {
+                    let _ = talk.write(word);
+                }
                 process::leave(1);
             }
         }

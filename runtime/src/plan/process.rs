@@ -129,6 +129,8 @@ pub(super) fn become_it(
     // Before any path of the specification is used: `/proc/self/fd/N` as working directory or program must not find a
     // descriptor of the host (CVE-2024-21626), nor must another process of the container while this one waits.
     steps.push(Step::CloseOthers(wishes.preserve_fds));
+    steps.push(Step::Umask(process.user().umask().unwrap_or(0o022)));
+    // From a filter on, where it has to be this early, only calls that runc makes behind it: profiles are made for those.
     if safe {
         steps.push(Step::NoNewPrivileges);
     } else {
@@ -136,7 +138,6 @@ pub(super) fn become_it(
     }
     steps.push(Step::WorkingDirectory(c_string(path_text(process.cwd())?)?));
     steps.push(Step::Bounding(sets.bounding));
-    steps.extend(process.user().umask().map(Step::Umask).or(Some(Step::Umask(0o022))));
     steps.push(Step::User(user));
     steps.push(Step::Capabilities(sets.three, sets.ambient));
     steps.push(Step::Program(places(process)?));

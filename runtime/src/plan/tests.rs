@@ -103,10 +103,10 @@ limit RLIMIT_NOFILE to 1024:1024
 place the standard streams
 find HOME of uid 0
 close descriptors from 3 on
+set umask 0022
 set no_new_privs
 change to /
 keep 3 capabilities in the bounding set
-set umask 0022
 become uid 0 gid 0 groups []
 set capabilities effective 20000420 permitted 20000420 inheritable 0 ambient 0
 find program /bin/sh
@@ -264,7 +264,7 @@ fn a_pure_v2_host_has_one_cgroup_mount() {
 fn without_no_new_privs_the_filter_comes_before_the_capabilities_go() {
     let step = libc::sock_filter { code: 6, jt: 0, jf: 0, k: 0x7fff_0000 };
     let filter = Some(Filter { program: vec![step], flags: 0 });
-    for (safe, last) in [(true, "await Recorded\n"), (false, "close descriptors from 3 on\n")] {
+    for (safe, last) in [(true, "await Recorded\n"), (false, "set umask 0022\n")] {
         let mut json: Value = serde_json::from_str(TEMPLATE).unwrap();
         json["process"]["noNewPrivileges"] = json!(safe);
         let spec: Spec = spec::parse(&json.to_string()).unwrap();

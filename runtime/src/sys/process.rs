@@ -146,16 +146,16 @@ pub fn setgroups(groups: &[u32]) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) }).map(drop)
 }
 
-/// setresgid(2): real, effective and saved at once.
+/// setgid(2): with CAP_SETGID real, effective and saved at once. The call that runc makes, which profiles know.
 pub fn setgid(gid: u32) -> Result<(), Errno> {
-    // SAFETY: setresgid reads three integers.
-    check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) }).map(drop)
+    // SAFETY: setgid reads one integer.
+    check(unsafe { libc::syscall(libc::SYS_setgid, gid) }).map(drop)
 }
 
-/// setresuid(2): real, effective and saved at once.
+/// setuid(2): with CAP_SETUID real, effective and saved at once. The call that runc makes, which profiles know.
 pub fn setuid(uid: u32) -> Result<(), Errno> {
-    // SAFETY: setresuid reads three integers.
-    check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
+    // SAFETY: setuid reads one integer.
+    check(unsafe { libc::syscall(libc::SYS_setuid, uid) }).map(drop)
 }
 
 fn prctl(option: i32, two: u64, three: u64) -> Result<libc::c_long, Errno> {

@@ -143,6 +143,85 @@ fn a_filter_that_forbids_to_look_for_the_program_lets_it_be_found() {
     assert!(said.code != 0 && said.err.contains("no-such-program"), "{said:?}");
 }
 
+/// Without `noNewPrivileges` the filter is there before the user is: what changes it may need only the calls that runc
+/// makes at that point, whatever newer or wider ones the kernel has. The list is those and what busybox itself needs.
+#[test]
+fn a_filter_before_the_user_needs_to_allow_no_more_than_for_runc() {
+    let ours = ["chdir", "getcwd", "prctl", "setgroups", "setgid", "setuid", "capset", "read", "write", "execve"];
+    let busybox = [
+        "arch_prctl",
+        "brk",
+        "close",
+        "exit_group",
+        "getegid",
+        "geteuid",
+        "getgid",
+        "getgroups",
+        "getpid",
+        "getppid",
+        "getrandom",
+        "getuid",
+        "mmap",
+        "mprotect",
+        "munmap",
+        "newfstatat",
+        "openat",
+        "open",
+        "poll",
+        "prlimit64",
+        "readlink",
+        "readlinkat",
+        "rseq",
+        "rt_sigaction",
+        "rt_sigprocmask",
+        "sendfile",
+        "set_robust_list",
+        "set_tid_address",
+        "stat",
+        "uname",
+        "writev",
+        "ioctl",
+        "fstat",
+        "dup2",
+        "fcntl",
+        "wait4",
+        "clone",
+        "vfork",
+    ];
+    let mut house = house!("seccomp-early");
+    let names = [&ours[..], &busybox[..]].concat();
+    house.set(
+        "/linux/seccomp",
+        json!({
+            "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1,
+            "syscalls": [{ "names": names, "action": "SCMP_ACT_ALLOW" }]
+        }),
+    );
+    house.set("/process/noNewPrivileges", json!(false));
+    house.set("/process/user", json!({ "uid": 1000, "gid": 1001, "additionalGids": [1002], "umask": 0o027 }));
+    for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
+        house.set(&format!("/process/capabilities/{set}"), json!(["CAP_KILL"]));
+    }
+    house.set("/process/args", json!(["grep", "-E", "^(Umask|Uid|Gid|Groups|CapEff|Seccomp):", "/proc/self/status"]));
+    let expected = "Umask:\t0027\nUid:\t1000\t1000\t1000\t1000\nGid:\t1001\t1001\t1001\t1001\nGroups:\t1002 \n\
+                    CapEff:\t0000000000000020\nSeccomp:\t2\n";
+    assert_eq!(house.prints(), expected);
+    // The list is sharp: without one of the calls there is no container, and the step says so.
+    let become_user = "become uid 1000 gid 1001 groups [1002]";
+    for (missing, step) in [
+        ("setuid", become_user),
+        ("setgid", become_user),
+        ("setgroups", become_user),
+        ("capset", "set capabilities"),
+        ("chdir", "change to /"),
+    ] {
+        let rest: Vec<&&str> = names.iter().filter(|name| **name != missing).collect();
+        house.set("/linux/seccomp/syscalls/0/names", json!(rest));
+        let said = house.run();
+        assert!(said.code == 1 && said.err.contains(step), "{missing}: {said:?}");
+    }
+}
+
 #[test]
 fn only_preserved_descriptors_are_handed_down() {
     if !std::path::Path::new("/bin/bash").exists() {
