@@ -18,7 +18,7 @@ pub(crate) fn failed(step: &Step, errno: Errno) -> Error {
             Error::system(format!("exec: {name:?}: executable file not found in $PATH"), errno).of_kind(Kind::Program)
         }
         Step::Program(_) | Step::Exec(_) => error.of_kind(Kind::Program),
-        Step::WorkingDirectory(_) if errno.raw() == libc::EXDEV => {
+        Step::WorkingDirectory(_) | Step::UsersDirectory(_) if errno.raw() == libc::EXDEV => {
             because("the working directory is outside of the container")
         }
         Step::Hook(_) if errno.raw() == libc::ETIME => Error::new(Kind::System, format!("{step}: not done in time")),

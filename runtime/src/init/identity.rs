@@ -39,7 +39,9 @@ impl Init<'_> {
             Step::Bounding(keep) => bound(*keep)?,
             Step::User(user) => become_user(user)?,
             Step::Umask(mask) => drop(fs::umask(*mask)),
-            Step::WorkingDirectory(path) => change_directory(path)?,
+            Step::WorkingDirectory(path) => self.placed = try_directory(path)?,
+            Step::UsersDirectory(path) if !self.placed => change_directory(path)?,
+            Step::UsersDirectory(_) => {}
             Step::Capabilities(sets, ambient) => {
                 process::capset(*sets)?;
                 raise_ambient(*ambient)?;
@@ -215,6 +217,14 @@ fn raise_ambient(ambient: u64) -> Result<(), Errno> {
 fn change_directory(path: &CString) -> Result<(), Errno> {
     process::chdir(path)?;
     if process::cwd_is_inside()? { Ok(()) } else { Err(Errno::from_raw(libc::EXDEV)) }
+}
+
+/// The same; whether it was permitted at all: to the user, who comes later, it may be (as runc).
+fn try_directory(path: &CString) -> Result<bool, Errno> {
+    match change_directory(path) {
+        Err(errno) if matches!(errno.raw(), libc::EACCES | libc::EPERM) => Ok(false),
+        done => done.map(|()| true),
+    }
 }
 
 /// The first place with an executable file; what speaks against the last one otherwise. A filter that forbids to ask

@@ -73,6 +73,8 @@ struct Init<'a> {
     null: Option<OwnedFd>,
     /// The parent has written the pid down.
     recorded: bool,
+    /// It stands in its working directory.
+    placed: bool,
     /// Which of the places has the program.
     program: usize,
     /// Namespaces that it has entered.
@@ -97,6 +99,7 @@ pub fn run(mut plan: Plan, ground: &Ground, talk: &End, keep: &Keep, last: &Keep
         empty: None,
         null: None,
         recorded: false,
+        placed: false,
         program: 0,
         joined: 0,
     };

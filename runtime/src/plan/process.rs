@@ -136,9 +136,11 @@ pub(super) fn become_it(
     } else {
         steps.extend(filter.take());
     }
-    steps.push(Step::WorkingDirectory(c_string(path_text(process.cwd())?)?));
+    let cwd = c_string(path_text(process.cwd())?)?;
+    steps.push(Step::WorkingDirectory(cwd.clone()));
     steps.push(Step::Bounding(sets.bounding));
     steps.push(Step::User(user));
+    steps.push(Step::UsersDirectory(cwd));
     steps.push(Step::Capabilities(sets.three, sets.ambient));
     steps.push(Step::Program(places(process)?));
     steps.push(Step::Await(Word::Recorded));

@@ -120,8 +120,10 @@ pub enum Step {
     User(User),
     /// File mode mask.
     Umask(u32),
-    /// Working directory, verified to be inside.
+    /// Working directory, verified to be inside. Where it may not be entered, the next step tries again.
     WorkingDirectory(CString),
+    /// The same once more as the user, whose own directory it may be.
+    UsersDirectory(CString),
     /// Effective, permitted, inheritable and ambient sets.
     Capabilities(CapabilitySets, u64),
     /// `HOME` from the container's `/etc/passwd`, as the environment lacks it.
@@ -357,6 +359,7 @@ impl Step {
             Step::User(user) => write!(f, "become uid {} gid {} groups {:?}", user.uid, user.gid, user.groups),
             Step::Umask(mask) => write!(f, "set umask {mask:04o}"),
             Step::WorkingDirectory(path) => write!(f, "change to {}", path.to_string_lossy()),
+            Step::UsersDirectory(path) => write!(f, "change to {} as the user", path.to_string_lossy()),
             Step::Capabilities(sets, ambient) => write!(
                 f,
                 "set capabilities effective {:x} permitted {:x} inheritable {:x} ambient {ambient:x}",

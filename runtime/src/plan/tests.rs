@@ -108,6 +108,7 @@ set no_new_privs
 change to /
 keep 3 capabilities in the bounding set
 become uid 0 gid 0 groups []
+change to / as the user
 set capabilities effective 20000420 permitted 20000420 inheritable 0 ambient 0
 find program /bin/sh
 await Recorded

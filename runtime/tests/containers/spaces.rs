@@ -213,6 +213,34 @@ fn many_ranges_are_mapped_in_one_write() {
     assert!(said.code == 1 && said.err.contains("linux.uidMappings: "), "{said:?}");
 }
 
+/// Root of a user namespace has no rights over a file with a foreign group: only its owner may enter this directory.
+#[test]
+fn a_working_directory_that_only_the_user_may_enter_is_entered_as_the_user() {
+    let mut house = house!("users-cwd");
+    with_maps(&mut house, &json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]));
+    let home = house.rootfs().join("home");
+    fs::create_dir(&home).unwrap();
+    std::os::unix::fs::chown(&home, Some(101_000), Some(7)).unwrap();
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).unwrap();
+    house.set("/process/cwd", json!("/home"));
+    house.script("readlink /proc/self/cwd");
+    for safe in [true, false] {
+        house.set("/process/noNewPrivileges", json!(safe));
+        house.set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
+        assert_eq!(house.prints(), "/home\n");
+        house.set("/process/user", json!({ "uid": 0, "gid": 0 }));
+        let said = house.run();
+        assert!(said.code == 1 && said.err.contains("change to /home as the user: Permission denied"), "{said:?}");
+    }
+    house.set("/process/cwd", json!("/"));
+    house.sleeping();
+    let exec = |user: &str| house.call(&["exec", "--user", user, "--cwd", "/home", "c", "readlink", "/proc/self/cwd"]);
+    assert_eq!(exec("1000:1000").out, "/home\n");
+    let said = exec("0:0");
+    assert!(said.code != 0 && said.err.contains("Permission denied"), "{said:?}");
+    house.ok(&["delete", "--force", "c"]);
+}
+
 #[test]
 fn the_containers_root_owns_what_is_made_for_it() {
     let mut house = house!("owners");
