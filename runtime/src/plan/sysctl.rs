@@ -99,6 +99,30 @@ mod tests {
         );
     }
 
+    /// The lists of runc's validator, namespace by namespace.
+    #[test]
+    fn each_belongs_to_its_kind_of_namespace() {
+        let ipc = "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced".split(' ');
+        let mut cases: Vec<(&str, String)> = ipc.map(|name| ("ipc", format!("kernel.{name}"))).collect();
+        cases.extend([
+            ("ipc", "fs.mqueue.msg_max".to_owned()),
+            ("network", "net.core.somaxconn".to_owned()),
+            ("user", "user.max_user_namespaces".to_owned()),
+            ("uts", "kernel.domainname".to_owned()),
+        ]);
+        for (kind, name) in cases {
+            let sysctl = format!(r#"{{"{name}":"1"}}"#);
+            let path = name.replace('.', "/");
+            for space in ["ipc", "network", "user", "uts", "pid", "mount", "cgroup", "time"] {
+                let said = said(&format!(r#"{{"type":"{space}"}}"#), &sysctl);
+                match space == kind {
+                    true => assert_eq!(said, format!("set sys/{path} to 1\n")),
+                    false => assert!(said.starts_with(&format!("linux.sysctl.{name}: needs a")), "{space}: {said}"),
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_hosts_are_refused() {
         let cases = [

@@ -213,6 +213,29 @@ fn many_ranges_are_mapped_in_one_write() {
     assert!(said.code == 1 && said.err.contains("linux.uidMappings: "), "{said:?}");
 }
 
+/// The counters of a user namespace are the container's own, be it new or joined; the host's are left alone.
+#[test]
+fn sysctls_of_a_user_namespace_are_set_in_it() {
+    let parameter = "/proc/sys/user/max_mnt_namespaces";
+    let hosts = fs::read_to_string(parameter).unwrap();
+    let mut first = house!("user-sysctl");
+    with_maps(&mut first, &json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]));
+    first.set("/linux/sysctl", json!({ "user.max_mnt_namespaces": "77", "user/max_uts_namespaces": "78" }));
+    first.script(&format!("cat {parameter} /proc/sys/user/max_uts_namespaces"));
+    assert_eq!(first.prints(), "77\n78\n");
+    first.sleeping();
+    let mut second = house!("user-sysctl-joined");
+    open_to_all(&second);
+    let user = format!("/proc/{}/ns/user", first.pid());
+    second.push("/linux/namespaces", json!({ "type": "user", "path": user }));
+    second.set("/linux/sysctl", json!({ "user.max_mnt_namespaces": "79" }));
+    second.script(&format!("cat {parameter}"));
+    assert_eq!(second.prints(), "79\n");
+    assert_eq!(first.ok(&["exec", "c", "cat", parameter]), "79\n");
+    first.ok(&["delete", "--force", "c"]);
+    assert_eq!(fs::read_to_string(parameter).unwrap(), hosts);
+}
+
 /// Root of a user namespace has no rights over a file with a foreign group: only its owner may enter this directory.
 #[test]
 fn a_working_directory_that_only_the_user_may_enter_is_entered_as_the_user() {
