@@ -7,7 +7,8 @@ use nix::unistd::{read, write};
 
 use super::attach::{Attachment, Taken};
 use super::clock;
-use super::output::{Lines, LogFile, Stream};
+use super::log_file::LogFile;
+use super::output::{Lines, Stream};
 use super::protocol::{ContainerState, Exit, Status};
 use crate::Created;
 use crate::cgroup::{Cgroup, OomWatch};
@@ -159,6 +160,11 @@ impl Container {
             Some(cgroup) if !self.own_pids => cgroup.kill_all(),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the log lacks something that it does not tell of yet.
+    pub(super) fn owes_log(&self) -> bool {
+        self.log.as_ref().is_some_and(|log| !log.is_whole())
     }
 
     /// Goes on in a new log file.

@@ -22,6 +22,7 @@ use nix::sys::signalfd::SignalFd;
 use super::children::{Buffers, Container, Detached};
 use super::connection::{Connection, Role};
 use super::journal::Journal;
+use super::log_file::LogFile;
 use super::output::Stream;
 use super::pause::Pause;
 use super::protocol::{Event, Reply};
@@ -197,9 +198,9 @@ impl Monitor {
     fn wait(&self) -> Result<Vec<(Token, PollFlags)>> {
         let interests = self.interests();
         let mut fds: Vec<PollFd<'_>> = interests.iter().map(|(_, fd)| fd.clone()).collect();
-        let unrecorded = self.containers.values().any(|container| container.unrecorded);
+        let owes = self.containers.values().any(|container| container.unrecorded || container.owes_log());
         let idle = PollTimeout::try_from(IDLE).unwrap_or(PollTimeout::MAX);
-        let timeout = if self.buffers.is_some() || unrecorded { idle } else { PollTimeout::NONE };
+        let timeout = if self.buffers.is_some() || owes { idle } else { PollTimeout::NONE };
         match poll(&mut fds, timeout) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(Vec::new()),
@@ -364,8 +365,9 @@ impl Monitor {
         self.let_go(detached);
     }
 
-    /// What remains to be done after any reaction: exits that could not be written down, clients that have everything.
+    /// What remains to be done after any reaction: exits and logs that could not be written, clients that have everything.
     fn sweep(&mut self) {
+        self.containers.values_mut().filter_map(|container| container.log.as_mut()).for_each(LogFile::mend);
         let due: Vec<u32> =
             self.containers.iter().filter(|(_, container)| container.unrecorded).map(|(key, _)| *key).collect();
         for key in due {

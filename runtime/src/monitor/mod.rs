@@ -22,6 +22,7 @@ mod daemon;
 mod event_loop;
 mod exits;
 mod journal;
+mod log_file;
 mod output;
 mod pause;
 pub mod protocol;

@@ -4,13 +4,7 @@
 //! cut, and output that ends without a newline ends with `P`, so that a reader puts back exactly what was written.
 //! Format: kubernetes/kubernetes, design of the CRI logs; cutting as containerd does it.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-
 use super::clock::STAMP;
-use crate::error::{Context, Result};
 
 /// The longest content of one log line.
 pub(super) const LONGEST_LINE: usize = 16 << 10;
@@ -127,85 +121,18 @@ fn cut<'a>(mut line: &'a [u8], prefix: &mut Prefix, log: &mut Vec<u8>) -> &'a [u
     line
 }
 
+/// What a line says, and of which stream. The line is one that was made here, with its newline.
+pub(super) fn parts(line: &[u8]) -> (Stream, &[u8]) {
+    let stream = if line.get(STAMP + 4) == Some(&b'e') { Stream::Stderr } else { Stream::Stdout };
+    (stream, line.get(STAMP + 10..line.len() - 1).unwrap_or_default())
+}
+
 fn emit(prefix: &[u8], parts: &[&[u8]], log: &mut Vec<u8>) {
     log.extend_from_slice(prefix);
     for part in parts {
         log.extend_from_slice(part);
     }
     log.push(b'\n');
-}
-
-/// A container's log file.
-///
-/// A file that cannot be written (a full disk) never stops the container: lines are lost then, but none is torn. What
-/// the kernel took only a part of is finished first.
-#[derive(Debug)]
-pub(super) struct LogFile {
-    path: PathBuf,
-    file: File,
-    torn: Vec<u8>,
-}
-
-impl LogFile {
-    /// Opens the log for appending; it is made with mode 0640 if it is not there.
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        Ok(Self { path: path.to_owned(), file: open(path)?, torn: Vec::new() })
-    }
-
-    /// Writes whole lines. `false` if they, or a part of them, are lost or still to be written.
-    pub(super) fn write(&mut self, lines: &[u8]) -> bool {
-        if !self.torn.is_empty() {
-            let torn = std::mem::take(&mut self.torn);
-            let done = self.put(&torn);
-            self.torn = torn[done..].to_vec();
-            if !self.torn.is_empty() {
-                return false;
-            }
-        }
-        let done = self.put(lines);
-        if done == lines.len() {
-            return true;
-        }
-        // The line that was cut off in the middle is kept, those after it are lost.
-        let inside = done > 0 && lines[done - 1] != b'\n';
-        if inside {
-            let end = lines[done..].iter().position(|byte| *byte == b'\n').map_or(lines.len(), |end| done + end + 1);
-            self.torn = lines[done..end].to_vec();
-        }
-        false
-    }
-
-    /// Goes on in a new file at the same path, since the old one was renamed.
-    ///
-    /// # Errors
-    /// `System`, if there is none to be had: the old one is kept.
-    pub(super) fn reopen(&mut self) -> Result<()> {
-        self.write(&[]);
-        self.file = open(&self.path)?;
-        // What could not be finished belongs to a line of the old file.
-        self.torn = Vec::new();
-        Ok(())
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> usize {
-        let mut done = 0;
-        while done < bytes.len() {
-            match self.file.write(&bytes[done..]) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(why) if why.kind() == ErrorKind::Interrupted => {}
-                Err(_) => break,
-            }
-        }
-        done
-    }
-}
-
-fn open(path: &Path) -> Result<File> {
-    let mut options = OpenOptions::new();
-    // A named pipe or a terminal in place of the file must neither block nor become ours.
-    options.append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-    options.open(path).context(|| format!("open the log {}", path.display()))
 }
 
 #[cfg(test)]
@@ -231,6 +158,11 @@ mod tests {
         lines.finish(&AT, &mut log);
         lines.finish(&AT, &mut log);
         assert_eq!(show(&log), "stderr F one\nstderr F \nstderr F two and a half\nstderr P three\n");
+        let said: Vec<_> = log.split_inclusive(|byte| *byte == b'\n').map(parts).collect();
+        assert_eq!(said[2..], [(Stream::Stderr, &b"two and a half"[..]), (Stream::Stderr, b"three")]);
+        log.clear();
+        Lines::new(Stream::Stdout).format(b"\n", &AT, &mut log);
+        assert_eq!(parts(&log), (Stream::Stdout, &b""[..]));
     }
 
     #[test]
@@ -296,21 +228,5 @@ mod tests {
         lines.format(&[b'x'; 9000], &AT, &mut Vec::new());
         lines.format(b"\n", &AT, &mut Vec::new());
         assert_eq!(lines.begun.capacity(), 0);
-    }
-
-    #[test]
-    fn a_full_disk_loses_whole_lines_only() {
-        let path = std::env::temp_dir().join(format!("gantry-log-{}", std::process::id()));
-        let mut log = LogFile::open(&path).unwrap();
-        assert!(log.write(b"one\n"));
-        // As after a write of which the kernel took "tw".
-        log.file.write_all(b"tw").unwrap();
-        log.torn = b"o\n".to_vec();
-        let good = std::mem::replace(&mut log.file, File::open("/dev/null").unwrap());
-        assert!(!log.write(b"three\n"), "not open for writing, as good as full");
-        log.file = good;
-        assert!(log.write(b"four\n"));
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\nfour\n");
-        std::fs::remove_file(path).unwrap();
     }
 }

@@ -15,7 +15,8 @@ use super::children::{Container, Input, Output};
 use super::clock;
 use super::connection::Role;
 use super::event_loop::{Exec, Monitor};
-use super::output::{Lines, LogFile, Stream};
+use super::log_file::LogFile;
+use super::output::{Lines, Stream};
 use super::pause::Pause;
 use super::protocol::{self, Event, Reply, Request, State, Status};
 use super::{exit_path, protocol::Create};
@@ -217,7 +218,10 @@ impl Monitor {
         }
         lifecycle::delete_within(&root, id, true, DYING)?;
         // Others may still hold its pipes; whatever they have to say is nobody's log any more.
-        if let Some(container) = self.containers.remove(&key) {
+        if let Some(mut container) = self.containers.remove(&key) {
+            if let Some(untold) = container.log.as_mut().and_then(LogFile::untold) {
+                self.journal.warn(&format!("log of {id}: {untold}"));
+            }
             let clients = container.attachments.iter().map(|client| (client.connection, None)).collect();
             self.let_go(clients);
         }

@@ -3,6 +3,7 @@
 //! As root on any cgroup layout; without it every test says loudly that it was skipped.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
 
+mod full_disk;
 mod life;
 mod logs;
 mod pod;
