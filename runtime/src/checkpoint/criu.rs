@@ -184,7 +184,10 @@ impl Criu {
         let mut bytes = vec![0; LARGEST];
         let received = socket::receive(socket.as_fd(), &mut bytes);
         let (length, fd) = match received {
-            Err(errno) if errno.raw() == libc::ECONNRESET => (0, None),
+            // One that left words of ours unread resets the connection; what it said before is still there.
+            Err(errno) if errno.raw() == libc::ECONNRESET => {
+                socket::receive(socket.as_fd(), &mut bytes).context(|| "hear from criu")?
+            }
             received => received.context(|| "hear from criu")?,
         };
         match length {
