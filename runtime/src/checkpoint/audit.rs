@@ -47,15 +47,23 @@ fn space(pid: &str, word: &str) -> Result<PathBuf> {
     std::fs::read_link(&path).context(|| format!("read {path}"))
 }
 
-/// Compares everything that was restored.
+/// Compares everything that was restored; returns what a caller has to be told though it is no reason to refuse.
 ///
 /// # Errors
 /// `Invalid`, with the process and what it has too much of.
-pub(super) fn check(spec: &Spec, facts: &Facts, init: i32, criu: i32, cgroup: &Cgroup, bundle: &Path) -> Result<()> {
+pub(super) fn check(
+    spec: &Spec,
+    facts: &Facts,
+    init: i32,
+    criu: i32,
+    cgroup: &Cgroup,
+    bundle: &Path,
+) -> Result<Vec<String>> {
     let inside: HashSet<i32> = cgroup.pids()?.into_iter().collect();
     let mut all = vec![init];
     descendants(init, &mut all);
     all.extend(inside.iter().copied().filter(|pid| *pid != criu && !all.contains(pid)).collect::<Vec<_>>());
+    let mut free = Vec::new();
     for &pid in &all {
         if !inside.contains(&pid) {
             return refuse(pid, "is outside of the container's cgroup");
@@ -65,6 +73,9 @@ pub(super) fn check(spec: &Spec, facts: &Facts, init: i32, criu: i32, cgroup: &C
         let status = std::fs::read_to_string(&path).context(|| format!("read {path}"))?;
         if let Some(why) = excess(spec, &status) {
             return refuse(pid, &why);
+        }
+        if may_gain(spec, &status) {
+            free.push(pid);
         }
     }
     maps(spec, init)?;
@@ -79,8 +90,30 @@ pub(super) fn check(spec: &Spec, facts: &Facts, init: i32, criu: i32, cgroup: &C
     let sources: Vec<PathBuf> = sources.iter().filter_map(|path| std::fs::canonicalize(path).ok()).collect();
     match foreign_mount(spec, &theirs, &ours, &sources) {
         Some(line) => refuse(init, &format!("has a mount that the specification does not give: {line}")),
-        None => Ok(()),
+        None => Ok(told(&free)),
     }
+}
+
+/// One warning, however many processes there are. criu 3.17 does not restore the bit, so that a refusal would refuse every
+/// container of an engine's; what a set-user-id program could gain stays within the bounding set, which is compared.
+fn told(free: &[i32]) -> Vec<String> {
+    let Some(first) = free.first() else { return Vec::new() };
+    let others = if free.len() > 1 { format!(" and {} more", free.len() - 1) } else { String::new() };
+    vec![format!(
+        "process.noNewPrivileges is set, but criu has not restored it: NoNewPrivs is 0 in process {first}{others}; \
+         set-user-id programs work in it, within its bounding set"
+    )]
+}
+
+/// Whether a process lacks the `no_new_privs` that the specification asks for.
+fn may_gain(spec: &Spec, status: &str) -> bool {
+    let asked = spec.process().as_ref().and_then(|process| process.no_new_privileges()) == Some(true);
+    asked && field(status, "NoNewPrivs:") != Some("1")
+}
+
+/// A field of `/proc/<pid>/status` (proc_pid_status(5)).
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
 fn refuse<T>(pid: i32, why: &str) -> Result<T> {
@@ -132,22 +165,19 @@ fn inode(path: &Path) -> Result<u64> {
 /// What `/proc/<pid>/status` has beyond the specification.
 fn excess(spec: &Spec, status: &str) -> Option<String> {
     let process = spec.process().as_ref()?;
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     let sets = process.capabilities().as_ref();
     let listed = sets
         .into_iter()
         .flat_map(|sets| [sets.bounding(), sets.effective(), sets.permitted(), sets.inheritable(), sets.ambient()]);
     let allowed = listed.flatten().flatten().fold(0u64, |all, capability| all | 1 << bit(&capability.to_string()));
     for name in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
-        let has = field(name).and_then(|hex| u64::from_str_radix(hex, 16).ok())?;
+        let has = field(status, name).and_then(|hex| u64::from_str_radix(hex, 16).ok())?;
         if has & !allowed != 0 {
             return Some(format!("has capabilities {:#x} too much ({name} {has:#x})", has & !allowed));
         }
     }
-    // Not no_new_privs: criu 3.17 does not restore it. What a set-user-id program could gain stays within the bounding
-    // set, which has been compared.
     let filtered = spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some());
-    if filtered && field("Seccomp:") != Some("2") {
+    if filtered && field(status, "Seccomp:") != Some("2") {
         return Some("has no seccomp filter (linux.seccomp is set)".to_owned());
     }
     None
@@ -266,6 +296,17 @@ mod tests {
         });
         assert_eq!(excess(&strict, &status("0", 1, 2)), None);
         assert!(excess(&strict, &status("0", 1, 0)).unwrap().contains("no seccomp filter"));
+    }
+
+    #[test]
+    fn a_missing_bit_is_told_once() {
+        let asks = |given: bool| spec(|spec| spec["process"]["noNewPrivileges"] = given.into());
+        assert!(may_gain(&asks(true), &status("0", 0, 0)));
+        assert!(!may_gain(&asks(true), &status("0", 1, 0)));
+        assert!(!may_gain(&asks(false), &status("0", 0, 0)));
+        assert_eq!(told(&[]), Vec::<String>::new());
+        assert!(told(&[7])[0].contains("NoNewPrivs is 0 in process 7; "));
+        assert!(told(&[7, 8, 9])[0].contains("process 7 and 2 more; ") && told(&[7, 8, 9]).len() == 1);
     }
 
     const HOST: &str = "1 0 8:1 / / rw - ext4 /dev/sda rw\n\

@@ -35,6 +35,8 @@ pub struct Restored {
     pub pidfd: OwnedFd,
     /// Master of the terminal, where the container had one and no console socket was given.
     pub console: Option<OwnedFd>,
+    /// What the caller has to be told: rights of the specification that criu has not brought back.
+    pub warnings: Vec<String>,
 }
 
 impl Restored {
@@ -235,7 +237,7 @@ impl Story<'_> {
 
     /// Answers criu's notices until the container runs.
     fn converse(&self, criu: &mut Criu, opts: &Message, mut facts: Facts, cgroup: &Cgroup) -> Result<Restored> {
-        let (mut console, mut init) = (None, None);
+        let (mut console, mut init, mut warnings) = (None, None, Vec::new());
         let criu_itself = criu.pid;
         let answer = criu.ask(Type::Restore, Message::default().message(2, opts), |Notice { script, pid, fd }| {
             match script {
@@ -254,7 +256,8 @@ impl Story<'_> {
                     let (pid, _) = init.as_ref().ok_or_else(|| Error::new(Kind::System, "criu has no process"))?;
                     let checked = audit::check(self.spec, &facts, *pid, criu_itself, cgroup, self.bundle);
                     // Not one instruction of theirs has run yet, and none will: criu holds them, and goes last.
-                    checked.inspect_err(|_| drop(kill_but(cgroup, criu_itself)))
+                    warnings = checked.inspect_err(|_| drop(kill_but(cgroup, criu_itself)))?;
+                    Ok(())
                 }
                 _ => Ok(()),
             }
@@ -268,7 +271,7 @@ impl Story<'_> {
         }
         let (pid, pidfd) = init.ok_or_else(|| Error::new(Kind::System, "criu told of no process"))?;
         launch::write_pid_file(self.request.pid_file, pid)?;
-        Ok(Restored { pid, pidfd, console })
+        Ok(Restored { pid, pidfd, console, warnings })
     }
 
     /// Writes the first process down and opens it.

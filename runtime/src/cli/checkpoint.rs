@@ -54,6 +54,7 @@ pub(super) fn restore(call: &Call) -> Result<i32> {
         criu: options(call)?,
     };
     let mut restored = crate::restore(&request, &alone)?;
+    log::warnings(call, &restored.warnings);
     let Some(signals) = signals else { return Ok(0) };
     let ended = relay::until_exit(&signals, restored.pidfd, restored.console.take());
     log::warnings(call, &verbs::delete_noting(&root, call.id()?, true)?);

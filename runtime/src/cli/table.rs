@@ -163,7 +163,10 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         flags: &[flags::RESTORE],
         first: First::Free,
-        more: &["Makes a container of what checkpoint saved, with criu(8), and lets it go on."],
+        more: &[
+            "Makes a container of what checkpoint saved, with criu(8), and lets it go on. Whatever came back with more rights \
+             than config.json gives is killed before it runs. criu 3.17 does not restore no_new_privs: restore warns then.",
+        ],
         ..command("restore", "ID", "bring a saved container back", checkpoint::restore)
     },
     Command {

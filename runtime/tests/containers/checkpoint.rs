@@ -49,7 +49,12 @@ fn restore(house: &House, images: &Path, more: &[&str]) {
     let mut command = house.command(&["restore", "--detach", "--image-path", images.to_str().unwrap()]);
     let log = fs::File::create(house.dir.join("restore.err")).unwrap();
     let done = command.args(more).arg("c").stdout(Stdio::null()).stderr(log).status().unwrap();
-    assert!(done.success(), "{}", fs::read_to_string(house.dir.join("restore.err")).unwrap());
+    let said = fs::read_to_string(house.dir.join("restore.err")).unwrap();
+    assert!(done.success(), "{said}");
+    // The fixture asks for no_new_privs: either it is there, or its absence is told, once.
+    let status = fs::read_to_string(format!("/proc/{}/status", house.pid())).unwrap();
+    let has = status.lines().any(|line| line == "NoNewPrivs:\t1");
+    assert_eq!(said.matches("warning: process.noNewPrivileges is set").count(), usize::from(!has), "{said}");
 }
 
 #[test]
