@@ -96,6 +96,10 @@ fn case_30_the_default_profile_keeps_the_doors_shut() {
         for family in 0..64u64 {
             let verdict = if matches!(family, 38 | 40) { EPERM } else { ALLOW };
             assert_eq!(run(&program, Call::new(abi, "socket", [family, 0, 0, 0, 0, 0])).0, verdict, "{family}");
+            let high = [family | 1 << 32, family | 1 << 63, family | 0xffff_ffff << 32];
+            for high in high.into_iter().filter(|_| verdict == EPERM) {
+                assert_eq!(run(&program, Call::new(abi, "socket", [high, 0, 0, 0, 0, 0])).0, EPERM, "{high:x}");
+            }
         }
         for flag in [0x0002_0000u64, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000] {
             assert_eq!(run(&program, Call::new(abi, "clone", [flag | 17, 0, 0, 0, 0, 0])).0, EPERM, "{flag:x}");

@@ -98,7 +98,10 @@ pub fn default_profile(capabilities: &HashSet<Capability>) -> LinuxSeccomp {
     for test in [
         arg(LinuxSeccompOperator::ScmpCmpLt, AF_ALG),
         arg(LinuxSeccompOperator::ScmpCmpEq, AF_ALG + 1),
-        arg(LinuxSeccompOperator::ScmpCmpGt, AF_VSOCK),
+        arg(LinuxSeccompOperator::ScmpCmpEq, AF_VSOCK + 1),
+        block(AF_VSOCK + 2, 2),
+        block(AF_VSOCK + 4, 4),
+        block(AF_VSOCK + 8, 16),
     ] {
         syscalls.push(allow("socket", &[test]));
     }
@@ -138,6 +141,14 @@ fn allow(names: &str, tests: &[LinuxSeccompArg]) -> LinuxSyscall {
         entry.set_args(Some(tests.to_vec()));
     }
     entry
+}
+
+/// `size` values of the first argument from `first` on, a multiple of it, and nothing above. A "greater than" would be
+/// true of any number with a bit above the 32 that the kernel looks at: 2^32 + 38 is `AF_ALG`, too.
+fn block(first: u64, size: u64) -> LinuxSeccompArg {
+    let arg = LinuxSeccompArgBuilder::default().index(0usize).op(LinuxSeccompOperator::ScmpCmpMaskedEq);
+    let arg = arg.value(!(size - 1)).value_two(first).build();
+    arg.expect("every field of an argument test has a default")
 }
 
 /// A test of the first argument; a masked one asks that none of the bits of `value` is set.
