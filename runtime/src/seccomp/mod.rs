@@ -15,6 +15,8 @@
 mod assemble;
 #[cfg(test)]
 mod closed;
+#[cfg(test)]
+mod peer;
 mod profile;
 mod rules;
 mod table;

@@ -46,7 +46,7 @@ pub(super) struct Test {
     pub(super) value: u64,
     /// For a masked comparison: what has to be left.
     pub(super) masked: u64,
-    /// Whether all 64 bits count; an architecture of 32 bits has arguments of 32.
+    /// Whether all 64 bits count; an architecture of 32 bits has arguments of 32, and x32 is one of those (libseccomp).
     pub(super) wide: bool,
 }
 
@@ -224,7 +224,7 @@ impl Calls {
     }
 
     fn decide(&mut self, number: u32, mut tests: Vec<Test>, action: u32, default: u32) {
-        tests.iter_mut().for_each(|test| test.wide = self.abi != Abi::X86);
+        tests.iter_mut().for_each(|test| test.wide = matches!(self.abi, Abi::X86_64 | Abi::Aarch64));
         let decision = self.decided.entry(number).or_insert(Decision { alternatives: Vec::new(), otherwise: default });
         if decision.otherwise != default {
             // A rule without arguments has decided already.

@@ -2,7 +2,7 @@
 //!
 //! Taken from the kernel's uapi headers (linux-libc-dev 6.1: asm/unistd_{64,32,x32}.h, and asm-generic/unistd.h as arm64
 //! uses it) and, for the calls of Linux 6.5 to 6.18, from the kernel's syscall tables (451 to 469 have one number on
-//! every architecture). `-` is a call that an architecture does not have. x32's numbers are without its bit 30.
+//! every architecture that has them). `-` is a call that an architecture does not have. x32's numbers are without its bit 30.
 
 /// A system call: its name and its number on x86_64, x86, x32 and aarch64.
 pub(super) struct Syscall {
@@ -130,7 +130,7 @@ pub(super) const TABLE: &[Syscall] = table! {
     lsetxattr 189 227 189 6   lsm_get_self_attr 459 459 459 459
     lsm_list_modules 461 461 461 461   lsm_set_self_attr 460 460 460 460
     lstat 6 107 6 -   lstat64 - 196 - -
-    madvise 28 219 28 233   map_shadow_stack 453 453 453 453
+    madvise 28 219 28 233   map_shadow_stack 453 453 - 453
     mbind 237 274 237 235   membarrier 324 375 324 283
     memfd_create 319 356 319 279   memfd_secret 447 447 447 447
     migrate_pages 256 294 256 238   mincore 27 218 27 232

@@ -38,6 +38,12 @@ impl Call {
         Self { arch: abi.audit(), number: number(name, abi).unwrap() | bit, args }
     }
 
+    /// A number that need not have a name, without the bit of x32.
+    pub(super) fn numbered(abi: Abi, number: u32, args: [u64; 6]) -> Self {
+        let bit = if abi == Abi::X32 { X32_BIT } else { 0 };
+        Self { arch: abi.audit(), number: number | bit, args }
+    }
+
     fn word(self, offset: u32) -> u32 {
         match offset {
             0 => self.number,
@@ -293,7 +299,7 @@ fn model(profile: &LinuxSeccomp, abi: Abi, name: &str, args: [u64; 6]) -> u32 {
     if let Some(entry) = effective().find(|entry| entry.args().as_ref().is_none_or(Vec::is_empty)) {
         return value(entry.action());
     }
-    let narrow = |value: u64| if abi == Abi::X86 { value & 0xffff_ffff } else { value };
+    let narrow = |value: u64| if abi == Abi::X86_64 { value } else { value & 0xffff_ffff };
     let passes = |arg: &LinuxSeccompArg| {
         let (given, wanted) = (narrow(args[arg.index()]), narrow(arg.value()));
         match arg.op() {
