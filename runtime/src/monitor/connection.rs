@@ -61,10 +61,14 @@ impl Connection {
             Err(errno) if errno.raw() == libc::EAGAIN => return Ok(None),
             Err(errno) => return Err(Error::system("read a request", errno)),
         }
+        let one = || Error::new(Kind::Invalid, "a connection carries one request");
         if self.role != Role::Asking || self.fds.len() > rights::MOST {
-            return Err(Error::new(Kind::Invalid, "a connection carries one request"));
+            return Err(one());
         }
         let Some(length) = length(&self.inbox)? else { return Ok(None) };
+        if self.inbox.len() > 4 + length {
+            return Err(one());
+        }
         if self.inbox.len() < 4 + length {
             return Ok(None);
         }
@@ -177,6 +181,49 @@ mod tests {
         let (mut connection, mut client) = pair();
         client.write_all(&u32::MAX.to_le_bytes()).unwrap();
         assert_eq!(connection.read().unwrap_err().kind(), Kind::Invalid, "an absurd length");
+    }
+
+    /// Anything in any pieces, with any number of descriptors: a request or a reason, and never more memory than the
+    /// longest message takes.
+    #[test]
+    fn whatever_comes_is_a_request_or_has_a_reason() {
+        if !is_root() {
+            return;
+        }
+        let mut state = 3u64;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let mut understood = 0;
+        for _ in 0..3000 {
+            let request = Request::Kill { id: "x".repeat(random(9000)), signal: 9, all: true };
+            let mut bytes = encode(&Hello { version: VERSION, request });
+            for _ in 0..random(3) {
+                // The length as often as the rest.
+                let at = if random(2) == 0 { random(4) } else { random(bytes.len()) };
+                bytes[at] = random(256) as u8;
+            }
+            let (mut connection, client) = pair();
+            let (mut rest, mut last) = (bytes.as_slice(), Ok(None));
+            while let (false, Ok(None)) = (rest.is_empty(), &last) {
+                let (now, later) = rest.split_at((1 + random(6000)).min(rest.len()));
+                rights::send(client.as_fd(), now, &vec![null.as_fd(); random(20).saturating_sub(15)]).unwrap();
+                rest = later;
+                for _ in 0..3 {
+                    last = if let Ok(None) = last { connection.read() } else { last };
+                }
+                assert!(connection.inbox.len() <= bytes.len() && connection.fds.len() <= 2 * rights::MOST);
+                assert!(connection.inbox.capacity() <= 2 * (bytes.len() + 4096), "by what came, not by what it says");
+            }
+            match last {
+                Ok(Some(_)) => understood += 1,
+                Ok(None) => assert!(matches!(length(&connection.inbox), Ok(Some(more)) if more > bytes.len() - 4)),
+                Err(why) => assert!(matches!(why.kind(), Kind::Invalid | Kind::Unsupported), "{why}"),
+            }
+        }
+        assert!(understood > 300, "{understood}");
     }
 
     #[test]

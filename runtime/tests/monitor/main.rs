@@ -6,5 +6,6 @@
 mod full_disk;
 mod life;
 mod logs;
+mod mangled;
 mod pod;
 mod streams;
