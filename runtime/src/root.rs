@@ -301,10 +301,11 @@ impl AsFd for RootDir {
 mod tests {
     use super::*;
 
-    struct Scratch(std::path::PathBuf, RootDir);
+    /// A directory, removed at the end.
+    pub(super) struct Scratch(pub(super) std::path::PathBuf, pub(super) RootDir);
 
     impl Scratch {
-        fn new(name: &str) -> Scratch {
+        pub(super) fn new(name: &str) -> Scratch {
             let path = std::env::temp_dir().join(format!("gantry-root-{name}-{}", std::process::id()));
             std::fs::create_dir_all(&path).unwrap();
             let dir = std::fs::File::open(&path).unwrap();
@@ -318,7 +319,7 @@ mod tests {
         }
     }
 
-    fn place(path: &str) -> Place {
+    pub(super) fn place(path: &str) -> Place {
         Place::new(path).unwrap()
     }
 

@@ -116,28 +116,14 @@ impl RootDir {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{Scratch, place};
     use super::*;
     use std::os::unix::fs::symlink;
 
-    struct Scratch(std::path::PathBuf, RootDir);
-
-    impl Scratch {
-        fn new(name: &str) -> Scratch {
-            let path = std::env::temp_dir().join(format!("gantry-near-{name}-{}", std::process::id()));
-            std::fs::create_dir_all(path.join("dev")).unwrap();
-            let dir = std::fs::File::open(&path).unwrap();
-            Scratch(path, RootDir::new(dir.into()))
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            std::fs::remove_dir_all(&self.0).unwrap();
-        }
-    }
-
-    fn place(path: &str) -> Place {
-        Place::new(path).unwrap()
+    fn with_dev(name: &str) -> Scratch {
+        let made = Scratch::new(name);
+        std::fs::create_dir(made.0.join("dev")).unwrap();
+        made
     }
 
     fn identity(fd: &OwnedFd) -> (u64, u64) {
@@ -147,7 +133,7 @@ mod tests {
 
     #[test]
     fn entries_are_found_where_they_are_with_and_without_the_directory_at_hand() {
-        let Scratch(path, root) = &Scratch::new("found");
+        let Scratch(path, root) = &with_dev("near-found");
         let made = root.ensure(&place("/dev/pts"), Entry::Directory).unwrap();
         assert!(root.near.borrow().dir(c"dev").is_some());
         let near = root.find(&place("/dev/pts")).unwrap();
@@ -162,7 +148,7 @@ mod tests {
 
     #[test]
     fn links_are_followed_inside_though_their_directory_is_at_hand() {
-        let Scratch(path, root) = &Scratch::new("links");
+        let Scratch(path, root) = &with_dev("near-links");
         std::fs::create_dir(path.join("other")).unwrap();
         symlink("/other", path.join("dev/out")).unwrap();
         symlink("/../../other/new", path.join("dev/up")).unwrap();
@@ -181,7 +167,7 @@ mod tests {
 
     #[test]
     fn what_is_covered_is_forgotten() {
-        let Scratch(path, root) = &Scratch::new("covered");
+        let Scratch(path, root) = &with_dev("near-covered");
         root.ensure(&place("/dev/pts"), Entry::Directory).unwrap();
         root.attached(&place("/dev/pts"));
         assert!(root.near.borrow().dir(c"dev").is_some(), "an entry of it covers nothing else");
@@ -195,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_long_path_is_not_remembered_but_works() {
-        let Scratch(path, root) = &Scratch::new("long");
+        let Scratch(path, root) = &with_dev("near-long");
         let long = format!("/{}/entry", "d".repeat(LONGEST + 1));
         root.ensure(&place(&long), Entry::Directory).unwrap();
         assert!(path.join(&long[1..]).is_dir());
