@@ -9,6 +9,7 @@
 //! | `mounts` | DECIDE: which mounts come from outside |
 //! | `images` | the directory of images, which nobody has to believe |
 //! | `audit` | what was restored has no more rights than the specification gives |
+//! | `yard` | what a criu that had to be killed leaves mounted |
 //!
 //! criu is asked by its RPC rather than by its command line: only so do descriptors (a terminal's master, a network
 //! namespace) and notices at exact points travel both ways. Flags and defaults are runc's.
@@ -20,6 +21,7 @@ mod images;
 mod mounts;
 mod restore;
 pub mod wire;
+mod yard;
 
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;

@@ -13,6 +13,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use super::criu::{self, Criu, Ground, Notice, Type};
 use super::mounts::{self, External};
 use super::wire::Message;
+use super::yard::Yard;
 use super::{RestoreRequest, audit, config_file, dump, images, options, pair, with_log, work};
 use crate::cgroup::{Cgroup, Doors, Layout};
 use crate::create::{self, CreateRequest, Options, Stdio};
@@ -159,6 +160,7 @@ impl Story<'_> {
             doors: std::mem::take(&mut doors.tasks),
             unified: doors.unified.take(),
         };
+        let yard = Yard::before(work_dir.as_ref().unwrap_or(&images).as_fd());
         let mut criu = Criu::start(self.program, ground, alone)?;
         if let Some(unit) = &facts.unit {
             unit.start(&cgroup, self.spec, criu.pid)?;
@@ -167,6 +169,7 @@ impl Story<'_> {
         let restored = self.converse(&mut criu, &opts, facts, &cgroup);
         drop(criu);
         drop(seen);
+        yard.clear();
         restored.map_err(|why| with_log(why, log_dir, LOG))
     }
 

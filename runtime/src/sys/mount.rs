@@ -169,6 +169,12 @@ pub fn pivot_here() -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) }).map(drop)
 }
 
+/// umount2(2) with `MNT_DETACH`, of the last name of `path` itself where that is a link.
+pub fn detach_entry(path: &CStr) -> Result<(), Errno> {
+    // SAFETY: `path` is a C string that outlives the call.
+    check(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) }.into()).map(drop)
+}
+
 /// umount2(2) with `MNT_DETACH`.
 pub fn detach(path: &CStr) -> Result<(), Errno> {
     // SAFETY: `path` is a C string that outlives the call.

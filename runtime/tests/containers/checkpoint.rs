@@ -200,9 +200,15 @@ fn a_restore_gets_no_more_than_the_specification_gives() {
     house.set("/process/capabilities", json!({ "bounding": [], "effective": [], "permitted": [] }));
     house.write_config();
     let saved = count(&house);
-    let mut command = house.command(&["restore", "--detach", "--image-path", images.to_str().unwrap(), "c"]);
-    let said = said(command.output().unwrap());
-    assert!(said.code == 1 && said.err.contains("too much"), "{said:?}");
+    let work = house.dir.join("work");
+    for (more, dir) in [(&[][..], &images), (&["--work-path", work.to_str().unwrap()], &work)] {
+        let mut command = house.command(&["restore", "--detach", "--image-path", images.to_str().unwrap()]);
+        let said = said(command.args(more).arg("c").output().unwrap());
+        assert!(said.code == 1 && said.err.contains("too much"), "{said:?}");
+        let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let left: Vec<String> = names.filter(|name| name.starts_with('.')).collect();
+        assert!(left.is_empty(), "criu's mounts are left: {left:?}");
+    }
     assert!(house.call(&["state", "c"]).err.contains("does not exist"));
     assert_eq!(count(&house), saved, "not one instruction ran");
 }
