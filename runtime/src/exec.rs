@@ -1,6 +1,6 @@
 //! `exec`: one more process in a running container.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::listener;
 use crate::mounts;
 use crate::plan::{self, Host, Inside, Plan, Wishes};
 use crate::spec;
-use crate::state::{self, Facts, Home};
+use crate::state::{self, Facts, Home, Init, Life};
 use crate::status::{self, Op, Status};
 use crate::sys::Solo;
 use crate::sys::clone::{self, Reap, flags};
@@ -50,7 +50,64 @@ pub struct ExecRequest<'a> {
 /// # Errors
 /// `NotFound`, `WrongState`, `Program`, or `System` with the step that failed.
 pub fn exec(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
-    inside(request, alone).context(|| format!("exec in {}", request.id))
+    let go = || {
+        // Before anything is opened: a number that the caller left free is not to be taken for the caller's own.
+        launch::check_preserved(request.preserve_fds)?;
+        inside(&Opened::new(request.root, request.id)?, request, alone)
+    };
+    go().context(|| format!("exec in {}", request.id))
+}
+
+/// As [`exec`], where the container has been opened already; the preserved descriptors were checked before.
+///
+/// # Errors
+/// As [`exec`].
+pub(crate) fn exec_in(opened: &Opened, request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
+    inside(opened, request, alone).context(|| format!("exec in {}", request.id))
+}
+
+/// A container and its record, which is read once: for the defaults of a process, and for the exec of it.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    home: Home,
+    facts: Facts,
+}
+
+impl Opened {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// `NotFound`, or `WrongState` for a half-made one.
+    pub(crate) fn new(root: &Path, id: &str) -> Result<Opened> {
+        let home = Home::open(root, id)?;
+        let facts = home.facts()?.ok_or_else(|| Error::new(Kind::WrongState, "it was never finished"))?;
+        Ok(Opened { home, facts })
+    }
+
+    /// The process that exec takes its defaults from.
+    pub(crate) fn process(&self) -> &Process {
+        &self.facts.process
+    }
+
+    /// Its first process, if it may be joined. The handle is opened before the process is looked at: the one that has
+    /// the recorded start time then is the one that the handle is of.
+    fn first(&self, options: Options, frozen: impl FnOnce() -> bool) -> Result<(Init, OwnedFd)> {
+        let init = self.home.init().unwrap_or_default();
+        let target = init.map(|init| clone::pidfd_open(init.pid).context(|| format!("open process {}", init.pid)));
+        let same = |init: Init| Life::of(init.pid).filter(|life| !life.dead && life.start == init.start);
+        let life = init.and_then(same);
+        allow(status::derive(self.home.seen(init, life.is_some(), frozen)), options)?;
+        let (Some(init), Some(target), Some(life)) = (init, target, life) else {
+            return Err(Error::new(Kind::WrongState, "it has no process"));
+        };
+        if life.is_setting_up(init.pid) {
+            wait_for_set_up(&self.home, init.pid)?;
+            if same(init).is_none() {
+                return Err(Error::new(Kind::WrongState, "cannot exec in a stopped container"));
+            }
+        }
+        Ok((init, target?))
+    }
 }
 
 fn allow(status: Status, options: Options) -> Result<()> {
@@ -85,22 +142,13 @@ fn decide(request: &ExecRequest<'_>, facts: &Facts, home: &Home, cgroup: &Cgroup
     plan::exec(request.process, inside, &host, home.filter()?, wishes)
 }
 
-fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
-    launch::check_preserved(request.preserve_fds)?;
+fn inside(opened: &Opened, request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
     spec::check_process(request.process, "process.")?;
-    let home = Home::open(request.root, request.id)?;
-    let facts = home.facts()?.ok_or_else(|| Error::new(Kind::WrongState, "it was never finished"))?;
+    let Opened { home, facts } = opened;
     let layout = Layout::discover()?;
     let cgroup = Cgroup::recorded(&layout, &facts.cgroup, facts.cgroup_trees.as_ref())?;
-    let (seen, init) = home.look(|| cgroup.is_frozen().unwrap_or(false))?;
-    allow(status::derive(seen), request.options)?;
-    let init = init.ok_or_else(|| Error::new(Kind::WrongState, "it has no process"))?;
-    wait_for_set_up(&home, init.pid)?;
-    let target = clone::pidfd_open(init.pid).context(|| format!("open process {}", init.pid))?;
-    if state::started(init.pid) != Some(init.start) {
-        return Err(Error::new(Kind::WrongState, "cannot exec in a stopped container"));
-    }
-    let mut plan = decide(request, &facts, &home, &cgroup)?;
+    let (init, target) = opened.first(request.options, || cgroup.is_frozen().unwrap_or(false))?;
+    let mut plan = decide(request, facts, home, &cgroup)?;
     // From another cgroup a user may not move a process by themselves: their systemd does it, once there is one.
     let mover = facts.unit.as_ref().filter(|unit| unit.owner == Owner::User && request.below.is_none());
     let mut doors = match mover {
@@ -118,7 +166,7 @@ fn inside(request: &ExecRequest<'_>, alone: &Solo) -> Result<Created> {
     let ground = launch::ground(&plan, given, &mut doors, &request.stdio, alone)?;
     let unified = doors.unified.as_ref().map(|fd| fd.as_fd());
     let (launched, words) = launch::launch(plan, ground, unified, alone)?;
-    let heard = settle(request, &facts, mover, &launched, &words, init.pid);
+    let heard = settle(request, facts, mover, &launched, &words, init.pid);
     match heard {
         Ok(mut heard) => {
             heard.warnings.splice(0..0, warnings);

@@ -278,15 +278,19 @@ impl Home {
         // A damaged record of it tells of no process; its cgroup still does.
         let init = self.init().unwrap_or_default();
         let alive = init.is_some_and(|init| started(init.pid) == Some(init.start));
-        let seen = Seen {
+        Ok((self.seen(init, alive, frozen), init))
+    }
+
+    /// As [`Home::look`], where the first process has been looked at.
+    pub(crate) fn seen(&self, init: Option<Init>, alive: bool, frozen: impl FnOnce() -> bool) -> Seen {
+        Seen {
             recorded: init.is_some(),
             alive,
             locked: !self.locked && self.is_busy(),
             fifo: self.fifo().exists(),
             ready: !self.path.join("exec.fifo.new").exists(),
             frozen: alive && frozen(),
-        };
-        Ok((seen, init))
+        }
     }
 
     fn is_busy(&self) -> bool {
@@ -360,35 +364,50 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::rename(&beside, path).context(what)
 }
 
-/// When the process of this number started; `None` when it is gone or a zombie (proc_pid_stat(5), fields 3 and 22).
+/// When the process of this number started; `None` when it is gone or a zombie.
 pub fn started(pid: i32) -> Option<u64> {
-    look_up(pid).and_then(|(dead, start)| if dead { None } else { Some(start) })
+    Life::of(pid).filter(|life| !life.dead).map(|life| life.start)
 }
 
 /// As [`started`], for a child that the caller has not reaped: dead or not, it is there.
 pub(crate) fn start_of(pid: i32) -> Result<u64> {
-    let found = look_up(pid).map(|(_, start)| start);
+    let found = Life::of(pid).map(|life| life.start);
     found.ok_or_else(|| Error::system(format!("look at process {pid}"), Errno::from_raw(libc::ESRCH)))
 }
 
-/// Whether this is a process of the runtime that has not become its program yet: a clone that never called execve
-/// (`PF_FORKNOEXEC` among the flags of proc_pid_stat(5)), of this very binary. The second, because a restored process
-/// never called execve either.
+/// Whether this is a process of the runtime that has not become its program yet: a clone that never called execve, of
+/// this very binary. The second, because a restored process never called execve either.
 pub(crate) fn is_setting_up(pid: i32) -> bool {
-    const PF_FORKNOEXEC: u64 = 0x40;
-    let flags = || -> Option<u64> {
-        let stat = sys::fs::read_text(format!("/proc/{pid}/stat").as_ref()).ok()?;
-        stat.get(stat.rfind(')')? + 2..)?.split(' ').nth(6)?.parse().ok()
-    };
-    let binary = |of: &str| fs::metadata(format!("/proc/{of}/exe")).map(|exe| (exe.dev(), exe.ino())).ok();
-    flags().is_some_and(|flags| flags & PF_FORKNOEXEC != 0) && binary(&pid.to_string()) == binary("self")
+    Life::of(pid).is_some_and(|life| life.is_setting_up(pid))
 }
 
-fn look_up(pid: i32) -> Option<(bool, u64)> {
-    let stat = sys::fs::read_text(format!("/proc/{pid}/stat").as_ref()).ok()?;
-    let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
-    let dead = matches!(fields.next()?, "Z" | "X");
-    Some((dead, fields.nth(18)?.parse().ok()?))
+/// What `/proc/<pid>/stat` tells of a process (proc_pid_stat(5), fields 3, 9 and 22).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Life {
+    /// Gone but for its number.
+    pub(crate) dead: bool,
+    /// Clock ticks since boot.
+    pub(crate) start: u64,
+    /// `PF_FORKNOEXEC`: a clone that never called execve.
+    cloned: bool,
+}
+
+impl Life {
+    /// Reads it; `None` where there is no such process.
+    pub(crate) fn of(pid: i32) -> Option<Life> {
+        const PF_FORKNOEXEC: u64 = 0x40;
+        let stat = sys::fs::read_text(format!("/proc/{pid}/stat").as_ref()).ok()?;
+        let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
+        let dead = matches!(fields.next()?, "Z" | "X");
+        let flags: u64 = fields.nth(5)?.parse().ok()?;
+        Some(Life { dead, start: fields.nth(12)?.parse().ok()?, cloned: flags & PF_FORKNOEXEC != 0 })
+    }
+
+    /// As [`is_setting_up`].
+    pub(crate) fn is_setting_up(self, pid: i32) -> bool {
+        let binary = |of: &str| fs::metadata(format!("/proc/{of}/exe")).map(|exe| (exe.dev(), exe.ino())).ok();
+        self.cloned && binary(&pid.to_string()) == binary("self")
+    }
 }
 
 #[cfg(test)]

@@ -2,22 +2,27 @@
 
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process};
 
+use super::lifecycle::preserved;
 use super::parse::Call;
-use super::{lifecycle::preserved, log, relay};
+use super::{log, relay};
 use crate::cgroup::Below;
 use crate::create::{Options, Stdio};
 use crate::error::{Error, Kind, Result};
-use crate::exec::ExecRequest;
+use crate::exec::{self, ExecRequest, Opened};
 use crate::sys::Solo;
-use crate::{lifecycle, seal, spec};
+use crate::{seal, spec};
 
 pub(super) fn exec(call: &Call) -> Result<i32> {
     let alone = Solo::prove()?;
     seal::protect(&alone)?;
     let root = call.root();
-    let process = match call.path("process") {
-        Some(path) => spec::load_process(path)?,
-        None => from_flags(call, lifecycle::process_of(&root, call.id()?)?)?,
+    let preserve_fds = preserved(call)?;
+    let (process, opened) = match call.path("process") {
+        Some(path) => (spec::load_process(path)?, None),
+        None => {
+            let opened = Opened::new(&root, call.id()?)?;
+            (from_flags(call, opened.process().clone())?, Some(opened))
+        }
     };
     let (terminal, detach) = (process.terminal().unwrap_or(false), call.has("detach"));
     if terminal && detach && !call.has("console-socket") {
@@ -37,7 +42,7 @@ pub(super) fn exec(call: &Call) -> Result<i32> {
         id: call.id()?,
         process: &process,
         stdio: call.path("console-socket").map_or(Stdio::Inherit, Stdio::ConsoleSocket),
-        preserve_fds: preserved(call)?,
+        preserve_fds,
         pid_file: call.path("pid-file"),
         pidfd_socket: call.path("pidfd-socket"),
         below: below.as_ref(),
@@ -47,7 +52,10 @@ pub(super) fn exec(call: &Call) -> Result<i32> {
             ..Options::default()
         },
     };
-    let mut made = crate::exec::exec(&request, &alone)?;
+    let mut made = match opened {
+        Some(opened) => exec::exec_in(&opened, &request, &alone)?,
+        None => exec::exec(&request, &alone)?,
+    };
     log::warnings(call, &made.warnings);
     match signals {
         Some(signals) => relay::until_exit(&signals, made.pidfd, made.console.take()),

@@ -11,7 +11,7 @@ use super::relay;
 use crate::create::{self, CreateRequest, Options, Stdio};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::Solo;
-use crate::{lifecycle, monitor, seal, spec};
+use crate::{launch, lifecycle, monitor, seal, spec};
 
 pub(super) fn create(call: &Call) -> Result<i32> {
     let alone = Solo::prove()?;
@@ -29,6 +29,7 @@ pub(super) fn run(call: &Call) -> Result<i32> {
     let (spec, root) = (load(call)?, call.root());
     let detach = call.has("detach");
     check_console(call, &spec, detach)?;
+    preserved(call)?;
     let signals = if detach { None } else { Some(relay::Signals::take()?) };
     let mut created = create::run(&request(call, &spec, &root)?, &alone)?;
     log::warnings(call, &created.warnings);
@@ -107,11 +108,12 @@ fn hand_down(spec: &mut Spec, sockets: u32) {
     }
 }
 
-/// `--preserve-fds`, and the sockets of systemd's socket activation.
+/// `--preserve-fds`, and the sockets of systemd's socket activation: how many descriptors from 3 on are handed down. All
+/// of them are open. To be asked before this process opens any that it keeps: that could be taken for the caller's.
 pub(super) fn preserved(call: &Call) -> Result<u32> {
     let asked = call.number("preserve-fds")?.unwrap_or(0);
     match u32::try_from(asked).ok().and_then(|asked| asked.checked_add(listening())) {
-        Some(count @ ..=65_536) => Ok(count),
+        Some(count @ ..=65_536) => launch::check_preserved(count).map(|()| count),
         _ => Err(Error::new(Kind::Invalid, format!("--preserve-fds: {asked} is not between 0 and 65536"))),
     }
 }

@@ -53,6 +53,24 @@ fn a_pidfd_is_sent_by_create_run_and_exec() {
 }
 
 #[test]
+fn no_descriptor_of_the_runtime_is_preserved_for_the_callers() {
+    let mut house = house!("fds-own");
+    house.set("/process/args", json!(["/bin/sleep", "60"]));
+    house.write_config();
+    let refused = house.call(&["run", "--preserve-fds", "1", "c"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.err.contains("--preserve-fds 1: descriptor 3 is not open"), "{refused:?}");
+    // Not with pipes: the container would hold them open.
+    let mut create = house.command(&["create", "c"]);
+    assert!(create.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
+    house.ok(&["start", "c"]);
+    let refused = house.call(&["exec", "--preserve-fds", "1", "c", "/bin/true"]);
+    assert_eq!(refused.code, 255);
+    assert!(refused.err.contains("--preserve-fds 1: descriptor 3 is not open"), "{refused:?}");
+    house.ok(&["delete", "--force", "c"]);
+}
+
+#[test]
 fn a_pidfd_socket_without_a_listener_ends_the_creation() {
     let house = house!("pidfd-none");
     let said = house.call(&["create", "--pidfd-socket", "/nowhere/sock", "c"]);
