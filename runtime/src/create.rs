@@ -15,7 +15,9 @@ use crate::status::Status;
 use crate::sys::clone::{self, Exit, Reap, flags};
 use crate::sys::{Solo, process};
 use crate::talk::{End, Word};
-use crate::{clock, hooks, labels, lifecycle, listener, mounts, net_devices, rdt, seccomp, spec, state, trace, userns};
+use crate::{
+    clock, fault, hooks, labels, lifecycle, listener, mounts, net_devices, rdt, seccomp, spec, state, trace, userns,
+};
 
 /// What a new container is to be made of.
 #[derive(Debug)]
@@ -221,6 +223,7 @@ fn build(
         no_new_keyring: request.options.no_new_keyring,
         preserve_fds: request.preserve_fds,
     };
+    fault::point(format_args!("cgroups begun"));
     let mut doors = match begun {
         Some(doors) => doors,
         None if wishes.placed => Doors::default(),
@@ -461,6 +464,7 @@ pub(crate) fn limit(cgroup: &mut Cgroup, spec: &Spec, rootless: Option<bool>) ->
         Err(why) if anywhere && cgroup::is_forbidden(&why) && goes_without() => cgroup.create_where_permitted()?,
         created => created.map(|()| false)?,
     };
+    fault::point(format_args!("cgroups made"));
     if let Some(resources) = resources {
         let without = "limits need a cgroup, and this user may not make one everywhere";
         let applied = cgroup.apply(resources);

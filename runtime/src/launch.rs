@@ -11,7 +11,7 @@ use crate::plan::{Around, Open, Plan, Step, namespace_names};
 use crate::sys::clone::{self, Reap, Side, flags};
 use crate::sys::{Errno, Solo, fs, process};
 use crate::talk::{self, End, Word};
-use crate::{explain, trace, userns};
+use crate::{explain, fault, trace, userns};
 
 const PROC_MAGIC: i64 = 0x9fa0;
 
@@ -117,6 +117,7 @@ pub(crate) fn launch(
     let Side::Parent(pid, pidfd) = side? else { process::leave(1) };
     drop(theirs);
     let launched = Launched { pid, pidfd, talk: ours, warnings: Vec::new() };
+    fault::point(format_args!("cloned"));
     trace::say(|| format!("cloned process {pid} into new namespaces: {}", namespace_names(plan.cloned)));
     if let Err(errno) = restored {
         let _ = clone::pidfd_send_signal(launched.pidfd.as_fd(), libc::SIGKILL);
@@ -261,6 +262,7 @@ pub(crate) fn listen(talk: &End, words: &Words, mut answer: impl FnMut(Asked) ->
         trace::say(|| {
             said.as_ref().map_or("the child has closed".into(), |(word, _)| format!("the child says {word:?}"))
         });
+        fault::point(format_args!("heard {:?}", said.as_ref().map(|(word, _)| word)));
         match said {
             None | Some((Word::Ready, _)) => return Ok(heard),
             Some((Word::Console, fd)) => heard.console = fd,
@@ -283,9 +285,11 @@ pub(crate) fn listen(talk: &End, words: &Words, mut answer: impl FnMut(Asked) ->
 /// Says a word. A child that has gone says why by itself: the next word heard is its failure, or its end.
 pub(crate) fn speak(talk: &End, word: Word) -> Result<()> {
     match talk.say(word) {
-        Err(errno) if errno.raw() == libc::EPIPE => Ok(()),
-        said => said.context(|| "speak to the container's process"),
+        Err(errno) if errno.raw() == libc::EPIPE => {}
+        said => said.context(|| "speak to the container's process")?,
     }
+    fault::point(format_args!("said {word:?}"));
+    Ok(())
 }
 
 /// Refuses to hand down descriptors that are not open.

@@ -58,6 +58,7 @@ pub mod create;
 pub mod error;
 pub mod exec;
 mod explain;
+mod fault;
 mod holder;
 mod hooks;
 pub mod init;

@@ -15,7 +15,7 @@ use crate::rdt::Group;
 use crate::state::{Facts, Home, Init, started};
 use crate::status::{self, Op, Status};
 use crate::sys::clone::{self, flags};
-use crate::{hooks, members, mounts, wreck};
+use crate::{fault, hooks, members, mounts, wreck};
 
 /// Where the containers of one runtime root are.
 pub const DEFAULT_ROOT: &str = "/run/gantry/runtime";
@@ -114,8 +114,11 @@ pub fn start(root: &Path, id: &str) -> Result<()> {
             Err(why) if why.raw_os_error() == Some(libc::ENXIO) => return status::allow(Op::Start, Status::Stopped),
             opened => opened.context(|| format!("open {}", path.display()))?,
         };
+        fault::point(format_args!("fifo opened"));
         fifo.write_all(b"0").context(|| format!("write {}", path.display()))?;
+        fault::point(format_args!("fifo written"));
         std::fs::remove_file(&path).context(|| format!("remove {}", path.display()))?;
+        fault::point(format_args!("fifo removed"));
         let Some(init) = found.init else { return Ok(()) };
         let hooked = poststart(found.facts()?, init);
         if hooked.is_err() {
@@ -259,16 +262,19 @@ fn take_apart(home: Home, facts: Option<Facts>, init: Option<Init>, patience: Du
             cgroup.kill_all()?;
         }
         end(init, patience)?;
+        fault::point(format_args!("first process ended"));
     }
     let cgroup = cgroup?;
     // As a rule nobody is left in it: then it can go at once.
     let empty = facts.unit.is_none() && cgroup.delete(Duration::ZERO).is_ok();
     let killed = if empty { Ok(()) } else { cgroup.kill_all() };
+    fault::point(format_args!("everything killed"));
     let stopped = facts.unit.as_ref().map_or(Ok(()), |unit| unit.stop(&facts.cgroup));
     let deleted = if empty { Ok(()) } else { cgroup.delete(patience) };
     let classed = facts.lasting.as_ref().and_then(|lasting| lasting.rdt.as_ref()).map_or(Ok(()), Group::remove);
     crate::trace::say(|| format!("removed cgroup {}", cgroup.path().display()));
     killed.and(deleted).and(classed)?;
+    fault::point(format_args!("cgroups removed"));
     facts.mounted_on.map_or(Ok(()), |below| mounts::undo(&facts.rootfs, below))?;
     // A cgroup without a process is a scope that systemd ends by itself: what counts is that nothing is left.
     drop(stopped);
@@ -277,7 +283,9 @@ fn take_apart(home: Home, facts: Option<Facts>, init: Option<Init>, patience: Du
         [] => Vec::new(),
         list => hooks::run_all("poststop", list, &hooks::told(&facts, Status::Stopped, 0)?),
     };
+    fault::point(format_args!("poststop hooks run"));
     home.remove()?;
+    fault::point(format_args!("deleted"));
     Ok(failed)
 }
 
@@ -391,7 +399,9 @@ pub fn resume(root: &Path, id: &str) -> Result<()> {
 fn thaw_or_freeze(root: &Path, id: &str, op: Op, act: impl Fn(&Cgroup) -> Result<()>) -> Result<()> {
     let found = Home::lock(root, id).and_then(Found::in_home)?;
     status::allow(op, found.status)?;
-    act(&found.cgroup()?)
+    act(&found.cgroup()?)?;
+    fault::point(format_args!("frozen or thawed"));
+    Ok(())
 }
 
 /// Pids of every process of the container, sorted.

@@ -27,10 +27,10 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Trees;
 use crate::cgroup::systemd::Unit;
 use crate::error::{Context, Error, Kind, Result};
-use crate::holder;
 use crate::plan::{Filter, Lasting};
 use crate::status::Seen;
 use crate::sys::{self, Errno};
+use crate::{fault, holder};
 
 /// Version of the record; a newer one is refused.
 const FORMAT: u32 = 1;
@@ -144,6 +144,7 @@ impl Home {
             }
             made => made.context(|| format!("make {}", path.display()))?,
         }
+        fault::point(format_args!("directory made"));
         let dir = File::open(&path).context(|| format!("open {}", path.display()))?;
         dir.lock().context(|| format!("lock {}", path.display()))?;
         Ok(Home { path, dir, locked: true })
@@ -228,13 +229,16 @@ impl Home {
             .map_err(|_| Error::new(Kind::Invalid, "the path of the state has a zero byte"))?;
         let made = nix::unistd::mkfifo(name.as_c_str(), nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR);
         made.map_err(Errno::from).context(|| format!("make {}", path.display()))?;
+        fault::point(format_args!("fifo made"));
         sys::fs::open(&name, libc::O_RDWR).context(|| format!("open {}", path.display()))
     }
 
     /// Notes that the set-up was finished: the fifo gets its name.
     pub fn finish_fifo(&self) -> Result<()> {
         let made = fs::rename(self.path.join("exec.fifo.new"), self.fifo());
-        made.context(|| format!("rename {}", self.fifo().display()))
+        made.context(|| format!("rename {}", self.fifo().display()))?;
+        fault::point(format_args!("fifo renamed"));
+        Ok(())
     }
 
     /// Keeps the compiled filter for exec.
@@ -361,7 +365,10 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
         made => made.context(what)?,
     };
     file.write_all(bytes).context(what)?;
-    fs::rename(&beside, path).context(what)
+    fault::point(format_args!("written beside {}", path.display()));
+    fs::rename(&beside, path).context(what)?;
+    fault::point(format_args!("in place {}", path.display()));
+    Ok(())
 }
 
 /// When the process of this number started; `None` when it is gone or a zombie.

@@ -10,6 +10,7 @@ mod checkpoint;
 mod crash;
 mod events;
 mod exec_flags;
+mod faults;
 mod hooks;
 mod hostile;
 mod house;
