@@ -143,53 +143,23 @@ fn a_filter_that_forbids_to_look_for_the_program_lets_it_be_found() {
     assert!(said.code != 0 && said.err.contains("no-such-program"), "{said:?}");
 }
 
+/// The calls that change a process into the container's, as runc makes them behind a filter.
+const OF_RUNC: &str = "chdir getcwd prctl setgroups setgid setuid capset read write execve";
+
+/// What busybox itself calls.
+const OF_BUSYBOX: &str = "
+    arch_prctl brk close exit_group getegid geteuid getgid getgroups getpid getppid getrandom getuid
+    mmap mprotect munmap newfstatat openat open poll prlimit64 readlink readlinkat rseq rt_sigaction
+    rt_sigprocmask sendfile set_robust_list set_tid_address stat uname writev ioctl fstat dup2 fcntl
+    wait4 clone vfork nanosleep clock_nanosleep
+";
+
 /// Without `noNewPrivileges` the filter is there before the user is: what changes it may need only the calls that runc
 /// makes at that point, whatever newer or wider ones the kernel has. The list is those and what busybox itself needs.
 #[test]
 fn a_filter_before_the_user_needs_to_allow_no_more_than_for_runc() {
-    let ours = ["chdir", "getcwd", "prctl", "setgroups", "setgid", "setuid", "capset", "read", "write", "execve"];
-    let busybox = [
-        "arch_prctl",
-        "brk",
-        "close",
-        "exit_group",
-        "getegid",
-        "geteuid",
-        "getgid",
-        "getgroups",
-        "getpid",
-        "getppid",
-        "getrandom",
-        "getuid",
-        "mmap",
-        "mprotect",
-        "munmap",
-        "newfstatat",
-        "openat",
-        "open",
-        "poll",
-        "prlimit64",
-        "readlink",
-        "readlinkat",
-        "rseq",
-        "rt_sigaction",
-        "rt_sigprocmask",
-        "sendfile",
-        "set_robust_list",
-        "set_tid_address",
-        "stat",
-        "uname",
-        "writev",
-        "ioctl",
-        "fstat",
-        "dup2",
-        "fcntl",
-        "wait4",
-        "clone",
-        "vfork",
-    ];
     let mut house = house!("seccomp-early");
-    let names = [&ours[..], &busybox[..]].concat();
+    let names: Vec<&str> = OF_RUNC.split_whitespace().chain(OF_BUSYBOX.split_whitespace()).collect();
     house.set(
         "/linux/seccomp",
         json!({
@@ -206,6 +176,12 @@ fn a_filter_before_the_user_needs_to_allow_no_more_than_for_runc() {
     let expected = "Umask:\t0027\nUid:\t1000\t1000\t1000\t1000\nGid:\t1001\t1001\t1001\t1001\nGroups:\t1002 \n\
                     CapEff:\t0000000000000020\nSeccomp:\t2\n";
     assert_eq!(house.prints(), expected);
+    // The same for one that waits for its start, and for a process that is put beside it.
+    let args = house.config["process"]["args"].clone();
+    house.sleeping();
+    assert_eq!(house.ok(&["exec", "c", "grep", "Uid", "/proc/self/status"]), "Uid:\t1000\t1000\t1000\t1000\n");
+    house.ok(&["delete", "--force", "c"]);
+    house.set("/process/args", args);
     // The list is sharp: without one of the calls there is no container, and the step says so.
     let become_user = "become uid 1000 gid 1001 groups [1002]";
     for (missing, step) in [
