@@ -1,6 +1,6 @@
 //! The second guest: Debian's systemd as the first process, with D-Bus, out of packages that are never installed here.
 //!
-//! What the systemd cgroup driver talks to has to be the real one. The packages are downloaded once and unpacked below
+//! What the systemd cgroup driver talks to has to be the real one, and so does the criu of checkpoint and restore. The packages are downloaded once and unpacked below
 //! the target directory; of their hundreds of units none but the bus and the tests is started, so that a boot under
 //! software emulation takes seconds.
 
@@ -50,7 +50,31 @@ const PACKAGES: &[&str] = &[
     "libjson-c5",
     "mount",
     "libsmartcols1",
+    // criu with its libraries, and what it saves and restores a tmpfs with.
+    "criu",
+    "tar",
+    "gzip",
+    "libbsd0",
+    "libmd0",
+    "libgnutls30",
+    "libhogweed6",
+    "libnettle8",
+    "libgmp10",
+    "libidn2-0",
+    "libunistring2",
+    "libtasn1-6",
+    "libnet1",
+    "libnftables1",
+    "libnftnl11",
+    "libmnl0",
+    "libxtables12",
+    "libjansson4",
+    "libnl-3-200",
+    "libprotobuf-c1",
 ];
+
+/// The list of packages of which a tree was unpacked, beside it.
+const LISTED: &str = "debian.packages";
 
 /// What of the packages nobody in the machine reads.
 const LEFT_OUT: [&str; 5] =
@@ -112,24 +136,26 @@ const UNITS: [(&str, &str); 4] = [
 /// A sentence that names the package or file.
 pub(crate) fn tree(work: &Path) -> Result<PathBuf, String> {
     let tree = work.join("debian");
-    if tree.exists() {
+    let (listed, list) = (work.join(LISTED), PACKAGES.join(" "));
+    if tree.exists() && fs::read_to_string(&listed).is_ok_and(|text| text == list) {
         return Ok(tree);
     }
+    let _ = fs::remove_dir_all(&tree);
     let (debs, new) = (work.join("debs"), work.join("debian.new"));
     for dir in [&debs, &new] {
         let _ = fs::remove_dir_all(dir);
         fs::create_dir_all(dir).map_err(|e| format!("make {}: {e}", dir.display()))?;
     }
-    let fetch =
-        format!("cd '{}' && apt-get -o APT::Sandbox::User=root -qq download {}", debs.display(), PACKAGES.join(" "));
+    let fetch = format!("cd '{}' && apt-get -o APT::Sandbox::User=root -qq download {list}", debs.display());
     tools::output("sh", &["-c", &fetch])?;
-    let list = fs::read_dir(&debs).map_err(|e| format!("read {}: {e}", debs.display()))?;
-    for deb in list.flatten() {
+    let files = fs::read_dir(&debs).map_err(|e| format!("read {}: {e}", debs.display()))?;
+    for deb in files.flatten() {
         tools::output("dpkg-deb", &["-x", &deb.path().display().to_string(), &new.display().to_string()])?;
     }
     for dir in LEFT_OUT {
         let _ = fs::remove_dir_all(new.join(dir));
     }
+    fs::write(&listed, list).map_err(|e| format!("write {}: {e}", listed.display()))?;
     // Whoever finds the directory finds all of it.
     fs::rename(&new, &tree).map_err(|e| format!("rename {}: {e}", new.display()))?;
     Ok(tree)

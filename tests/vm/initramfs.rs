@@ -9,8 +9,25 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// Modules of Debian's cloud kernel that the tests use, in loading order; `modprobe` follows their dependencies.
-const MODULES: [&str; 8] =
-    ["virtio_pci", "virtio_blk", "overlay", "veth", "bridge", "nf_tables", "nft_masq", "br_netfilter"];
+/// The last ones are what criu asks about sockets and connections.
+const MODULES: [&str; 16] = [
+    "virtio_pci",
+    "virtio_blk",
+    "overlay",
+    "veth",
+    "bridge",
+    "nf_tables",
+    "nft_masq",
+    "br_netfilter",
+    "unix_diag",
+    "inet_diag",
+    "tcp_diag",
+    "udp_diag",
+    "raw_diag",
+    "af_packet_diag",
+    "netlink_diag",
+    "nf_conntrack_netlink",
+];
 
 /// The machine's first process. A container runtime cannot `pivot_root` away from the initial rootfs, so everything
 /// moves to a tmpfs first.
