@@ -88,46 +88,66 @@ fn at_once(runtime: &Runtime, bundle: &Path) -> Result<(), String> {
     if failed == 0 { Ok(()) } else { Err(format!("{failed} of {AT_ONCE} containers failed")) }
 }
 
-/// Starts with few and with many containers alive.
+/// Starts with one and with many containers alive, ours and the floor in turns: one, many, and one again after the crowd
+/// has gone, so that an hour of the machine does not count as the crowd's. What the floor loses, the kernel takes: for each
+/// memory cgroup that ends, and each cpuset that is filled, it looks at all others.
 ///
 /// # Errors
 /// A container failed.
 pub(crate) fn crowd(field: &Field, rounds: Rounds, many: usize) -> Result<(), String> {
+    let mut alive = 0;
+    let mut times = Vec::new();
+    let mut result = Ok(());
+    for wanted in [1, many, 1] {
+        result = result.and_then(|()| grow_or_shrink(field, &mut alive, wanted));
+        result = result.and_then(|()| {
+            times.push(both(field, rounds.hot / 2).map_err(|why| format!("with {wanted} alive: {why}"))?);
+            Ok(())
+        });
+    }
+    // All of them are to go, whatever happened.
+    result = result.and(grow_or_shrink(field, &mut alive, 0));
+    result?;
+    let [before, crowded, after] = times.as_mut_slice() else { return Err("three phases were to be measured".into()) };
+    println!("| run /bin/true, hot, with containers alive | 1 | {many} | |\n|---|---|---|---|");
+    for (at, name) in ["gantry-runtime", "floor"].into_iter().enumerate() {
+        before[at].append(&mut after[at]);
+        let (few, crowd) = (percentile(&mut before[at], 50), percentile(&mut crowded[at], 50));
+        let times = ratio(crowd.as_secs_f64(), few.as_secs_f64());
+        println!("| {name} | {} | {} | {times} |", millis(few), millis(crowd));
+    }
+    println!();
+    Ok(())
+}
+
+/// Starts or deletes containers that stay until as many as wanted are there. To none it deletes all that it can.
+fn grow_or_shrink(field: &Field, alive: &mut usize, wanted: usize) -> Result<(), String> {
     let ours = field.ours();
     let name = |number: usize| ours.id(&format!("crowd{number}"));
-    let median = |more: usize| -> Result<Duration, String> {
-        let mut times = Vec::new();
-        for round in 0..=rounds.hot {
-            let took = timed(|| ours.run(&field.plain)).map_err(|why| format!("with {more} alive: {why}"))?;
-            if round > 0 {
-                times.push(took);
-            }
-        }
-        Ok(percentile(&mut times, 50))
-    };
-    let mut alive = 0;
     let mut result = Ok(());
-    let mut times = Vec::new();
-    for wanted in [1, many] {
-        while result.is_ok() && alive < wanted {
-            result = ours.stay(&field.sleeper, &name(alive));
-            alive += 1;
-        }
-        match result.clone().and_then(|()| median(wanted)) {
-            Ok(time) => times.push(time),
-            Err(why) => result = Err(why),
+    while *alive > wanted {
+        *alive -= 1;
+        result = result.and(ours.call(&["delete", "--force", &name(*alive)]));
+    }
+    while *alive < wanted {
+        // Counted before it is there: a start that fails half way is deleted, too.
+        *alive += 1;
+        ours.stay(&field.sleeper, &name(*alive - 1))?;
+    }
+    result
+}
+
+/// Runs of ours and of the floor in turns, after one that does not count.
+fn both(field: &Field, rounds: usize) -> Result<[Vec<Duration>; 2], String> {
+    let rootfs = text(&field.plain.join("rootfs"));
+    let floor = ["run", &rootfs, "gantry-bench-run-floor"].map(str::to_owned);
+    let mut floor = field.floor(&floor);
+    let mut times = [Vec::new(), Vec::new()];
+    for round in 0..=rounds {
+        let took = [timed(|| field.ours().run(&field.plain))?, (floor.once)()?];
+        if round > 0 {
+            times.iter_mut().zip(took).for_each(|(times, took)| times.push(took));
         }
     }
-    for number in 0..alive {
-        // Every one is to go, whatever happened to the others.
-        if let Err(why) = ours.call(&["delete", "--force", &name(number)]) {
-            result = result.and(Err(why));
-        }
-    }
-    result?;
-    let [few, crowd] = times.as_slice() else { return Err("two medians were to be measured".into()) };
-    println!("| with containers alive | 1 | {many} | |\n|---|---|---|---|");
-    let times = ratio(crowd.as_secs_f64(), few.as_secs_f64());
-    println!("| run /bin/true, hot | {} | {} | {times} |\n", millis(*few), millis(*crowd));
-    Ok(())
+    Ok(times)
 }
