@@ -1,6 +1,6 @@
 //! The systemd driver: a container's cgroup is a transient scope, which systemd makes, limits and removes.
 //!
-//! [`name`] says which unit (pure), [`properties`], [`devices`] and [`annotation`] what it is told (pure), [`bus`] speaks
+//! `name` says which unit (pure), `properties`, `devices` and `annotation` what it is told (pure), `bus` speaks
 //! to it; what systemd cannot express is written to the cgroup's files as the other driver does.
 //!
 //! ```text
