@@ -38,8 +38,11 @@ fn busy(dir: &File, path: &Path, patience: Duration) -> Error {
         format!("process {pid} ({})", words.join(" ").trim())
     });
     let what = format!(
-        "{who} has been at work on it for {} s and more, and holds {}; try again, or end that process",
-        patience.as_secs(),
+        "{who} {}, and holds {}; try again, or end that process",
+        match patience.as_secs() {
+            0 => "is at work on it".to_owned(),
+            waited => format!("has been at work on it for {waited} s and more"),
+        },
         path.display()
     );
     Error::new(Kind::WrongState, what)

@@ -77,7 +77,7 @@ pub(super) struct Exec {
 
 /// What a ready descriptor belongs to. Keys are never used twice, so one that has gone is found missing, not mistaken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Token {
+pub(super) enum Token {
     Listener,
     Signals,
     Connection(u32),
@@ -211,7 +211,8 @@ impl Monitor {
         Ok(both.filter(|(_, flags)| !flags.is_empty()).collect())
     }
 
-    fn interests(&self) -> Vec<(Token, PollFd<'_>)> {
+    /// What every part waits for.
+    pub(super) fn interests(&self) -> Vec<(Token, PollFd<'_>)> {
         let mut list = Vec::with_capacity(16);
         let mut add = |token, fd, flags| list.push((token, PollFd::new(fd, flags)));
         let (input, output) = (PollFlags::POLLIN, PollFlags::POLLOUT);
@@ -262,7 +263,8 @@ impl Monitor {
         }
     }
 
-    fn react(&mut self, token: Token, flags: PollFlags) {
+    /// Does what a descriptor's readiness asks for.
+    pub(super) fn react(&mut self, token: Token, flags: PollFlags) {
         match token {
             Token::Listener => self.accept(),
             Token::Signals => self.take_signals(),

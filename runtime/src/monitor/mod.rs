@@ -4,6 +4,11 @@
 //! started it is killed, and is found again by its socket. It takes the place of containerd's shim and, since
 //! namespaces are held by bind mounts, of the pause container.
 //!
+//! It is one thread, and one request is served at a time. While a deletion waits for processes to be gone, for at most
+//! four seconds, the other containers' output is read and their ends are recorded (meanwhile.rs). Creation and start wait
+//! for nobody but hooks and the kernel, as do `poststop` hooks; until they are through, others' output stays in their pipes
+//! (256 KiB each, then the writer waits): late, never lost. Only a hook's own timeout bounds that.
+//!
 //! ```text
 //! DIR/monitor.sock                 requests (protocol.rs), 0600
 //! DIR/monitor.pid                  "<pid> <start time>\n", the latter as in /proc/<pid>/stat field 22
@@ -23,6 +28,7 @@ mod event_loop;
 mod exits;
 mod journal;
 mod log_file;
+mod meanwhile;
 mod output;
 mod pause;
 pub mod protocol;

@@ -3,10 +3,8 @@
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
 
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
@@ -23,11 +21,7 @@ use super::{exit_path, protocol::Create};
 use crate::cgroup::{Cgroup, Doors};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::Solo;
-use crate::{CreateRequest, Created, ExecRequest, Options, Stdio, lifecycle};
-
-/// How long a container that is deleted may take to die, and the rest of its processes again: meanwhile nobody else is
-/// served. Only what hangs in the kernel takes longer, and whoever asks again finds it dead or dying.
-const DYING: Duration = Duration::from_secs(2);
+use crate::{CreateRequest, Created, ExecRequest, Options, Stdio};
 
 impl Monitor {
     /// Does what a client asks. `None`: the answer has been sent already.
@@ -197,7 +191,7 @@ impl Monitor {
         let root = self.root.clone();
         let Some((key, container)) = self.find(id) else {
             return match force {
-                true => lifecycle::delete_within(&root, id, true, DYING).map(drop),
+                true => self.delete_in_turns(id),
                 false => Err(unknown(id)),
             };
         };
@@ -207,16 +201,14 @@ impl Monitor {
             }
             // One that ends by itself in this moment is as good.
             let killed = crate::kill(&root, id, libc::SIGKILL, true);
-            let mut ended = [PollFd::new(container.pidfd.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut ended, PollTimeout::try_from(DYING).unwrap_or(PollTimeout::ZERO)) {
-                Ok(1..) => self.reap(),
-                _ => {
-                    killed?;
-                    return Err(Error::new(Kind::System, format!("{id} does not die of SIGKILL within {DYING:?}")));
-                }
+            let process = container.pidfd.try_clone().context(|| "keep hold of the process")?;
+            let died = self.await_death(id, &process);
+            if died.is_err() {
+                killed?;
             }
+            died?;
         }
-        lifecycle::delete_within(&root, id, true, DYING)?;
+        self.delete_in_turns(id)?;
         // Others may still hold its pipes; whatever they have to say is nobody's log any more.
         if let Some(mut container) = self.containers.remove(&key) {
             if let Some(untold) = container.log.as_mut().and_then(LogFile::untold) {

@@ -7,5 +7,6 @@ mod full_disk;
 mod life;
 mod logs;
 mod mangled;
+mod meanwhile;
 mod pod;
 mod streams;
