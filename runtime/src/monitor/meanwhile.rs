@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::event_loop::{Monitor, Token};
+use crate::cgroup::Cgroup;
 use crate::error::{Error, Kind, Result};
 use crate::lifecycle;
 
@@ -43,10 +44,14 @@ impl Monitor {
     pub(super) fn delete_in_turns(&mut self, id: &str) -> Result<()> {
         let until = Instant::now() + DYING;
         loop {
-            match lifecycle::delete_within(&self.root, id, true, MOMENT) {
-                Err(_) if Instant::now() < until => drop(self.look_after_others(MOMENT, None)?),
-                done => return done.map(drop),
+            let Err(why) = lifecycle::delete_within(&self.root, id, true, MOMENT) else { return Ok(()) };
+            // Once the cgroups are gone there is nothing to be waited for, and the hooks have run.
+            let cgroup = self.find(id).and_then(|(_, container)| container.cgroup.as_ref());
+            let waits = why.kind() == Kind::WrongState || cgroup.is_none_or(Cgroup::exists);
+            if !waits || Instant::now() >= until {
+                return Err(why);
             }
+            self.look_after_others(MOMENT, None)?;
         }
     }
 
