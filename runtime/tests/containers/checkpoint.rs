@@ -20,7 +20,7 @@ macro_rules! criu {
     }};
 }
 
-fn criu_works() -> Result<(), String> {
+pub(crate) fn criu_works() -> Result<(), String> {
     let checked = Command::new("criu").arg("check").output().map_err(|why| format!("criu (Debian: criu): {why}"))?;
     match checked.status.success() {
         true => Ok(()),

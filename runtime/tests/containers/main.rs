@@ -7,6 +7,7 @@
 
 mod beside;
 mod checkpoint;
+mod checkpoint_net;
 mod crash;
 mod events;
 mod exec_flags;
