@@ -106,10 +106,13 @@ fn an_operation_that_holds_the_lock_is_named_and_never_waited_for_by_state_and_k
 #[test]
 fn a_lock_ends_with_its_holder() {
     let mut house = house!("holder");
-    house.set("/hooks", json!({ "createRuntime": [{ "path": "/bin/sleep", "args": ["sleep", "3"] }] }));
+    let reached = house.dir.join("reached");
+    let script = format!("touch {}; exec sleep 5", reached.display());
+    house.set("/hooks", json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", script] }] }));
     house.write_config();
     let mut create = quiet(&mut house.command(&["create", "c"]));
-    wait_until("in the hook", || said(house.command(&["state", "c"]).output().unwrap()).out.contains("creating"));
+    wait_until("in the hook", || reached.exists());
+    assert_eq!(house.status(), "creating");
     house.ok(&["kill", "c", "KILL"]);
     create.kill().unwrap();
     create.wait().unwrap();
