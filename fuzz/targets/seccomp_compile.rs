@@ -165,7 +165,7 @@ impl Profile {
         if let Some(flat) = others.iter().find(|entry| entry.tests.is_empty()) {
             return flat.action;
         }
-        if let Some(first) = others.iter().find(|entry| entry.matches(args, arch != 1)) {
+        if let Some(first) = others.iter().find(|entry| entry.matches(args, arch == 0)) {
             return first.action;
         }
         let newest = self.entries.iter().flat_map(|entry| &entry.names).map(|name| CALLS[*name].1[arch]).max();
