@@ -285,7 +285,8 @@ pub(crate) fn listen(talk: &End, words: &Words, mut answer: impl FnMut(Asked) ->
 /// Says a word. A child that has gone says why by itself: the next word heard is its failure, or its end.
 pub(crate) fn speak(talk: &End, word: Word) -> Result<()> {
     match talk.say(word) {
-        Err(errno) if errno.raw() == libc::EPIPE => {}
+        // A reset: it left words of ours unread.
+        Err(errno) if matches!(errno.raw(), libc::EPIPE | libc::ECONNRESET) => {}
         said => said.context(|| "speak to the container's process")?,
     }
     fault::point(format_args!("said {word:?}"));
