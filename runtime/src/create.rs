@@ -327,8 +327,7 @@ fn settle(
             Ok(Created::new(launched, words, heard))
         }
         Err(why) => {
-            let _ = clone::pidfd_send_signal(launched.pidfd.as_fd(), libc::SIGKILL);
-            let _ = clone::wait(launched.pidfd.as_fd(), Reap::Yes);
+            clone::kill_and_reap(launched.pidfd.as_fd());
             Err(why)
         }
     }

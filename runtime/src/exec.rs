@@ -19,7 +19,7 @@ use crate::spec;
 use crate::state::{self, Facts, Home, Init, Life};
 use crate::status::{self, Op, Status};
 use crate::sys::Solo;
-use crate::sys::clone::{self, Reap, flags};
+use crate::sys::clone::{self, flags};
 use crate::talk::Word;
 
 /// A process to be started inside of a running container.
@@ -174,8 +174,7 @@ fn inside(opened: &Opened, request: &ExecRequest<'_>, alone: &Solo) -> Result<Cr
             Ok(Created::new(launched, words, heard))
         }
         Err(why) => {
-            let _ = clone::pidfd_send_signal(launched.pidfd.as_fd(), libc::SIGKILL);
-            let _ = clone::wait(launched.pidfd.as_fd(), Reap::Yes);
+            clone::kill_and_reap(launched.pidfd.as_fd());
             Err(why)
         }
     }

@@ -120,8 +120,7 @@ pub(crate) fn launch(
     fault::point(format_args!("cloned"));
     trace::say(|| format!("cloned process {pid} into new namespaces: {}", namespace_names(plan.cloned)));
     if let Err(errno) = restored {
-        let _ = clone::pidfd_send_signal(launched.pidfd.as_fd(), libc::SIGKILL);
-        let _ = clone::wait(launched.pidfd.as_fd(), Reap::Yes);
+        clone::kill_and_reap(launched.pidfd.as_fd());
         return Err(Error::system("return to the own namespaces", errno));
     }
     let words = Words { first: 0, steps: plan.steps };

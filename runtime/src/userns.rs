@@ -11,7 +11,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::init::mounts::map_ids;
 use crate::plan::{IdMaps, Mount, Tree, What};
 use crate::spec::is_joined;
-use crate::sys::clone::{self, Reap, Side, flags};
+use crate::sys::clone::{self, Side, flags};
 use crate::sys::mount::{self, MountAttr};
 use crate::sys::{Errno, Solo, process};
 use crate::talk;
@@ -37,8 +37,7 @@ pub(crate) fn of_maps(maps: &IdMaps, alone: &Solo) -> Result<OwnedFd> {
         let opened = std::fs::File::open(&path).context(|| format!("open {path}"))?;
         Ok(OwnedFd::from(opened))
     });
-    let _ = clone::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-    let _ = clone::wait(pidfd.as_fd(), Reap::Yes);
+    clone::kill_and_reap(pidfd.as_fd());
     drop(ours);
     opened.context(|| "make a user namespace for an id-mapped mount")
 }

@@ -267,8 +267,7 @@ impl Story<'_> {
         });
         if let Err(why) = answer.and_then(|answer| answer.succeeded("restore")) {
             if let Some((_, pidfd)) = init {
-                let _ = clone::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-                let _ = clone::wait(pidfd.as_fd(), Reap::Yes);
+                clone::kill_and_reap(pidfd.as_fd());
             }
             return Err(why);
         }

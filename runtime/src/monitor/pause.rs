@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use crate::cgroup::Doors;
 use crate::error::{Context, Error, Kind, Result};
-use crate::sys::clone::{self, Reap, Side, clone3, flags, pidfd_send_signal};
+use crate::sys::clone::{self, Side, clone3, flags, pidfd_send_signal};
 use crate::sys::{Solo, process};
 use crate::talk::{self, End, Word};
 
@@ -38,8 +38,7 @@ impl Pause {
         match listen(&ours) {
             Ok(()) => Ok(Self { pid, pidfd }),
             Err(why) => {
-                let _ = pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-                let _ = clone::wait(pidfd.as_fd(), Reap::Yes);
+                clone::kill_and_reap(pidfd.as_fd());
                 Err(why)
             }
         }

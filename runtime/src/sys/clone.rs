@@ -183,6 +183,12 @@ pub fn wait(pidfd: BorrowedFd<'_>, reap: Reap) -> Result<Exit, Errno> {
     }
 }
 
+/// Kills a child and reaps it. Nothing can be done about a failure: it is gone already, or somebody else reaped it.
+pub fn kill_and_reap(pidfd: BorrowedFd<'_>) {
+    let _ = pidfd_send_signal(pidfd, libc::SIGKILL);
+    let _ = wait(pidfd, Reap::Yes);
+}
+
 /// poll(2): whether `fd` is readable (a pidfd: its process has ended) before so many milliseconds are over; -1 waits
 /// for ever. A signal handler that runs meanwhile starts the time again.
 pub fn wait_readable(fd: BorrowedFd<'_>, milliseconds: i32) -> Result<bool, Errno> {
