@@ -8,7 +8,7 @@ use oci_spec::runtime::{Hooks, Spec};
 use crate::cgroup::systemd::Unit;
 use crate::cgroup::{self, Cgroup, Doors, Hierarchy, Layout, Version};
 use crate::error::{Context, Error, Kind, Result};
-use crate::launch::{self, Asked, Launched, Words};
+use crate::launch::{self, Asked, Launched, Outsiders, Words};
 use crate::plan::{self, CgroupMount, Filter, Host, Plan, Wishes};
 use crate::state::{Facts, Home, Init};
 use crate::status::Status;
@@ -238,10 +238,10 @@ fn build(
         doors.tasks.extend(group.doors()?);
     }
     trace::say(|| format!("cgroup {} is made and limited", cgroup.path().display()));
-    let host = Host { labels: labels::seen(spec.process().as_ref(), spec.linux().as_ref()), ..host(&cgroup)? };
-    let host = Host { keyring: format!("_ses.{}", request.id), lesser: is_lesser(&host, spec), ..host };
     let full_views = if wishes.no_pivot { mounts::full_views(&facts.rootfs)? } else { Vec::new() };
-    let host = Host { full_views, ..host };
+    let labels = labels::seen(spec.process().as_ref(), spec.linux().as_ref());
+    let host = host(&cgroup)?;
+    let host = Host { labels, keyring: keyring(request.id), lesser: is_lesser(&host, spec), full_views, ..host };
     let mut plan = plan::create(spec, bundle, &host, filter, wishes)?;
     plan.warnings.splice(0..0, notes);
     let mut ground = launch::ground(&plan, Vec::new(), &mut doors, &request.stdio, alone)?;
@@ -282,12 +282,13 @@ fn settle(
     let mut warnings = std::mem::take(&mut plan.warnings);
     let unified = doors.unified.as_ref().map(AsFd::as_fd);
     let (launched, words) = launch::launch(plan, ground, unified, alone)?;
-    let mut finish = || -> Result<launch::Heard> {
+    let mut finish = || -> Result<(launch::Heard, Init)> {
         if overlaps {
             limit(cgroup, spec, request.options.rootless)?;
             launch::speak(&launched.talk, Word::Limited)?;
         }
-        home.record_init(Init { pid: launched.pid, start: state::start_of(launched.pid)? })?;
+        let init = Init { pid: launched.pid, start: state::start_of(launched.pid)? };
+        home.record_init(init)?;
         if let Some(unit) = &facts.unit {
             unit.start(cgroup, spec, launched.pid)?;
             launch::speak(&launched.talk, Word::Placed)?;
@@ -301,24 +302,28 @@ fn settle(
             streams.tell(facts, launched.pid)?;
         }
         launch::speak(&launched.talk, Word::Recorded)?;
-        let agent = facts.lasting.as_ref().and_then(|lasting| lasting.agent.as_ref());
         let heard = launch::listen(&launched.talk, &words, |asked| match asked {
             Asked::Hooks => runtime_hooks(spec, facts, launched.pid),
             Asked::Devices => net_devices::hand_over(spec.linux().as_ref(), launched.pid),
-            Asked::Listener(number) => {
-                listener::hand_over(agent, facts, &launched, number, (Status::Creating, launched.pid))
-            }
+            Asked::Listener(number) => listener::hand_over(facts, &launched, number, (Status::Creating, launched.pid)),
         });
-        heard.map_err(|why| match &streams {
+        heard.map(|heard| (heard, init)).map_err(|why| match &streams {
             Some(streams) => streams.explain(why),
             None => why,
         })
     };
-    let settled = finish().and_then(|mut heard| {
+    let settled = finish().and_then(|(mut heard, init)| {
         if waits && clone::wait_readable(launched.pidfd.as_fd(), 0).unwrap_or(false) {
             return Err(crate::talk::lost());
         }
-        hand_over(request, home, facts, &launched, waits, &mut heard).map(|()| heard)
+        let CreateRequest { stdio, pidfd_socket, pid_file, .. } = *request;
+        Outsiders { stdio, pidfd_socket, pid_file }.tell(&launched, "standard", &mut heard)?;
+        if waits {
+            home.finish_fifo()?
+        } else {
+            lifecycle::poststart(facts, init)?
+        }
+        Ok(heard)
     });
     match settled {
         Ok(mut heard) => {
@@ -330,31 +335,6 @@ fn settle(
             clone::kill_and_reap(launched.pidfd.as_fd());
             Err(why)
         }
-    }
-}
-
-/// What outsiders get once the container stands: the terminal, the pid, the hooks after start.
-fn hand_over(
-    request: &CreateRequest<'_>,
-    home: &Home,
-    facts: &Facts,
-    launched: &Launched,
-    waits: bool,
-    heard: &mut launch::Heard,
-) -> Result<()> {
-    if let (Stdio::ConsoleSocket(socket), Some(master)) = (request.stdio, &heard.console) {
-        launch::send_console(socket, master)?;
-        heard.console = None;
-    }
-    launch::send_pidfd(request.pidfd_socket, launched, "standard")?;
-    launch::write_pid_file(request.pid_file, launched.pid)?;
-    if waits {
-        home.finish_fifo()?;
-        return Ok(());
-    }
-    match home.init()? {
-        Some(init) => lifecycle::poststart(facts, init),
-        None => Ok(()),
     }
 }
 
@@ -425,6 +405,11 @@ pub(crate) fn host(cgroup: &Cgroup) -> Result<Host> {
         rootless: permitted & 1 << caps::Capability::CAP_SYS_ADMIN.index() == 0,
         ..Host::default()
     })
+}
+
+/// The name of a container's session keyring, as runc has it.
+pub(crate) fn keyring(id: &str) -> String {
+    format!("_ses.{id}")
 }
 
 /// Whether this is less than root of the whole host, as far as that matters to a container like this.

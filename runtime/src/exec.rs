@@ -8,10 +8,10 @@ use oci_spec::runtime::Process;
 
 use crate::cgroup::systemd::{Owner, Unit};
 use crate::cgroup::{Below, Cgroup, Doors, Layout};
-use crate::create::{Created, EXEC_SPACES, Options, Stdio, host};
+use crate::create::{Created, EXEC_SPACES, Options, Stdio, host, keyring};
 use crate::error::{Context, Error, Kind, Result};
 use crate::labels;
-use crate::launch::{self, Asked, Launched, Words};
+use crate::launch::{self, Asked, Launched, Outsiders, Words};
 use crate::listener;
 use crate::mounts;
 use crate::plan::{self, Host, Inside, Plan, Wishes};
@@ -124,12 +124,9 @@ fn allow(status: Status, options: Options) -> Result<()> {
 /// The plan of the process.
 fn decide(request: &ExecRequest<'_>, facts: &Facts, home: &Home, cgroup: &Cgroup) -> Result<Plan> {
     let wishes = Wishes {
-        wait: false,
-        placed: false,
-        overlap: false,
-        no_pivot: false,
         no_new_keyring: request.options.no_new_keyring,
         preserve_fds: request.preserve_fds,
+        ..Wishes::default()
     };
     let inside = Inside {
         spaces: facts.namespaces & EXEC_SPACES,
@@ -137,8 +134,8 @@ fn decide(request: &ExecRequest<'_>, facts: &Facts, home: &Home, cgroup: &Cgroup
         around: facts.namespaces & (flags::PID | flags::TIME),
         lasting: facts.lasting.as_deref(),
     };
-    let host = Host { labels: labels::seen(Some(request.process), None), ..host(cgroup)? };
-    let host = Host { keyring: format!("_ses.{}", request.id), ..host };
+    let labels = labels::seen(Some(request.process), None);
+    let host = Host { labels, keyring: keyring(request.id), ..host(cgroup)? };
     plan::exec(request.process, inside, &host, home.filter()?, wishes)
 }
 
@@ -194,20 +191,13 @@ fn settle(
         .and_then(|()| launch::speak(&launched.talk, Word::Recorded))
         .and_then(|()| {
             launch::listen(&launched.talk, words, |asked| match asked {
-                Asked::Listener(number) => {
-                    let agent = facts.lasting.as_ref().and_then(|lasting| lasting.agent.as_ref());
-                    listener::hand_over(agent, facts, launched, number, (Status::Running, init))
-                }
+                Asked::Listener(number) => listener::hand_over(facts, launched, number, (Status::Running, init)),
                 Asked::Hooks | Asked::Devices => launch::nothing(asked),
             })
         })
         .and_then(|mut heard| {
-            if let (Stdio::ConsoleSocket(socket), Some(master)) = (request.stdio, &heard.console) {
-                launch::send_console(socket, master)?;
-                heard.console = None;
-            }
-            launch::send_pidfd(request.pidfd_socket, launched, "setns")?;
-            launch::write_pid_file(request.pid_file, launched.pid)?;
+            let ExecRequest { stdio, pidfd_socket, pid_file, .. } = *request;
+            Outsiders { stdio, pidfd_socket, pid_file }.tell(launched, "setns", &mut heard)?;
             Ok(heard)
         })
 }

@@ -304,6 +304,26 @@ pub(crate) fn check_preserved(count: u32) -> Result<()> {
     Ok(())
 }
 
+/// Who outside of the container gets something of a new process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outsiders<'a> {
+    pub(crate) stdio: Stdio<'a>,
+    pub(crate) pidfd_socket: Option<&'a Path>,
+    pub(crate) pid_file: Option<&'a Path>,
+}
+
+impl Outsiders<'_> {
+    /// Hands each what it is to get: the terminal, the pidfd (with runc's word for the kind of process), the pid.
+    pub(crate) fn tell(&self, launched: &Launched, kind: &str, heard: &mut Heard) -> Result<()> {
+        if let (Stdio::ConsoleSocket(socket), Some(master)) = (self.stdio, &heard.console) {
+            send_console(socket, master)?;
+            heard.console = None;
+        }
+        send_pidfd(self.pidfd_socket, launched, kind)?;
+        write_pid_file(self.pid_file, launched.pid)
+    }
+}
+
 /// Sends a terminal's master to whoever listens at the console socket, with the terminal's name as text (as runc does).
 pub(crate) fn send_console(socket: &Path, master: &OwnedFd) -> Result<()> {
     let stream = std::os::unix::net::UnixStream::connect(socket)
@@ -314,7 +334,7 @@ pub(crate) fn send_console(socket: &Path, master: &OwnedFd) -> Result<()> {
 
 /// Sends a pidfd of the process to whoever listens at this socket; runc's words tell a first process (`standard`) from
 /// one of exec (`setns`).
-pub(crate) fn send_pidfd(socket: Option<&Path>, launched: &Launched, kind: &str) -> Result<()> {
+fn send_pidfd(socket: Option<&Path>, launched: &Launched, kind: &str) -> Result<()> {
     let Some(socket) = socket else { return Ok(()) };
     let stream = std::os::unix::net::UnixStream::connect(socket)
         .context(|| format!("connect to the pidfd socket {}", socket.display()))?;

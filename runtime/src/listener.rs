@@ -51,13 +51,8 @@ struct Message<'a> {
 
 /// Takes the listener out of the child, lets that go on, and hands it to the agent. `first` is the container's first
 /// process: the child itself, or the one that an exec joins.
-pub(crate) fn hand_over(
-    agent: Option<&Agent>,
-    facts: &Facts,
-    launched: &Launched,
-    number: i32,
-    (status, first): (Status, i32),
-) -> Result<()> {
+pub(crate) fn hand_over(facts: &Facts, launched: &Launched, number: i32, (status, first): (Status, i32)) -> Result<()> {
+    let agent = facts.lasting.as_ref().and_then(|lasting| lasting.agent.as_ref());
     let agent = agent.ok_or_else(|| Error::new(Kind::Invalid, "linux.seccomp.listenerPath: is missing"))?;
     let listener = clone::pidfd_getfd(launched.pidfd.as_fd(), number).context(|| "take the seccomp listener")?;
     launch::speak(&launched.talk, Word::Taken)?;
