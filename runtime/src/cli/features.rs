@@ -76,9 +76,7 @@ const MEMORY_FLAGS: &[&str] = &["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES"
 const UNSAFE_ANNOTATIONS: &[&str] = &[cgroup::systemd::ANNOTATION_PREFIX];
 
 pub(super) fn features(_call: &Call) -> Result<i32> {
-    let text = serde_json::to_string_pretty(&document()?)
-        .map_err(|why| Error::new(Kind::System, format!("write JSON: {why}")))?;
-    output::print(&(text + "\n")).map(|()| 0)
+    output::print(&output::pretty(&document()?)?).map(|()| 0)
 }
 
 fn document() -> Result<Value> {

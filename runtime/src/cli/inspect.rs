@@ -14,13 +14,8 @@ use crate::spec;
 
 /// As runc prints it: the owner is there, and known to `list` only.
 pub(super) fn state(call: &Call) -> Result<i32> {
-    print_json(&Row { snapshot: lifecycle::state(&call.root(), call.id()?)?, owner: String::new() })
-}
-
-fn print_json(value: &impl Serialize) -> Result<i32> {
-    let text =
-        serde_json::to_string_pretty(value).map_err(|why| Error::new(Kind::System, format!("write JSON: {why}")))?;
-    output::print(&(text + "\n")).map(|()| 0)
+    let row = Row { snapshot: lifecycle::state(&call.root(), call.id()?)?, owner: String::new() };
+    output::print(&output::pretty(&row)?).map(|()| 0)
 }
 
 /// A container as `state` and `list --format json` show it: the state, and its owner.
@@ -43,12 +38,8 @@ pub(super) fn list(call: &Call) -> Result<i32> {
         return output::print(&ids).map(|()| 0);
     }
     let rows: Vec<Row> = found.into_iter().map(|snapshot| Row { owner: owner(snapshot.owner), snapshot }).collect();
-    if wants_json(call)? {
-        let text =
-            serde_json::to_string(&rows).map_err(|why| Error::new(Kind::System, format!("write JSON: {why}")))?;
-        return output::print(&(text + "\n")).map(|()| 0);
-    }
-    output::print(&table(&rows)).map(|()| 0)
+    let text = if wants_json(call)? { output::json(&rows)? } else { table(&rows) };
+    output::print(&text).map(|()| 0)
 }
 
 fn table(rows: &[Row]) -> String {
@@ -94,7 +85,7 @@ fn wants_json(call: &Call) -> Result<bool> {
 pub(super) fn ps(call: &Call) -> Result<i32> {
     let pids = lifecycle::ps(&call.root(), call.id()?)?;
     if wants_json(call)? {
-        return output::print(&format!("{}\n", serde_json::Value::from(pids))).map(|()| 0);
+        return output::print(&output::json(&pids)?).map(|()| 0);
     }
     let mut options = call.rest()?;
     if options.is_empty() {
