@@ -13,7 +13,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::tree::{Cgroup, missing};
 use crate::error::{Context, Result};
-use crate::spec::is_joined;
+use crate::spec::{host_id, is_joined};
 
 /// The kernel's list of files that may change hands.
 const DELEGATE: &str = "/sys/kernel/cgroup/delegate";
@@ -40,8 +40,7 @@ pub fn owner(spec: &Spec) -> Option<u32> {
         let joined = spaces.iter().any(|space| space.typ() == LinuxNamespaceType::User);
         return Some(uid).filter(|uid| *uid != 0 && !joined);
     }
-    let map = maps.iter().find(|map| uid.checked_sub(map.container_id()).is_some_and(|at| at < map.size()))?;
-    map.host_id().checked_add(uid - map.container_id()).filter(|uid| *uid != 0)
+    host_id(uid, maps).filter(|uid| *uid != 0)
 }
 
 impl Cgroup {

@@ -9,7 +9,7 @@ use super::options::Options;
 use super::step::Slot;
 use super::{IdMaps, Opens, path_text};
 use crate::error::{Error, Kind, Result};
-use crate::spec::is_joined;
+use crate::spec::{host_id, is_joined};
 use crate::sys::clone::flags;
 use crate::sys::mount::Depth;
 
@@ -47,8 +47,13 @@ fn list(mappings: &Option<Vec<LinuxIdMapping>>) -> &[LinuxIdMapping] {
     mappings.as_deref().unwrap_or_default()
 }
 
+/// The mappings of the container's own user namespace.
+pub(super) fn of_container(linux: &Linux) -> IdMaps {
+    IdMaps { uid: lines(list(linux.uid_mappings())), gid: lines(list(linux.gid_mappings())) }
+}
+
 /// The text of a `uid_map`.
-pub(super) fn lines(mappings: &[LinuxIdMapping]) -> String {
+fn lines(mappings: &[LinuxIdMapping]) -> String {
     let line = |map: &LinuxIdMapping| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size());
     mappings.iter().map(line).collect()
 }
@@ -62,9 +67,7 @@ fn container(linux: &Linux, opens: &mut Opens) -> Result<Slot> {
     })?;
     match space.path() {
         Some(path) if is_joined(space) => opens.namespace(flags::USER, path_text(path)?),
-        _ => {
-            Ok(opens.mapping(IdMaps { uid: lines(list(linux.uid_mappings())), gid: lines(list(linux.gid_mappings())) }))
-        }
+        _ => Ok(opens.mapping(of_container(linux))),
     }
 }
 
@@ -88,7 +91,7 @@ fn written(text: &str, linux: &Linux) -> Result<IdMaps> {
                 .map_err(|_| wrong(text))?;
             let &[inside, mut host, count] = numbers.as_slice() else { return Err(wrong(text)) };
             if relative.is_some() {
-                host = outside(host, of).ok_or_else(|| wrong(text))?;
+                host = host_id(host, of).ok_or_else(|| wrong(text))?;
             }
             into.push_str(&format!("{inside} {host} {count}\n"));
         }
@@ -102,14 +105,6 @@ fn written(text: &str, linux: &Linux) -> Result<IdMaps> {
 fn wrong(text: &str) -> Error {
     let what = format!("options: idmap={text}: not like uids=0-1000-1;gids=0-1000-1, or not mapped in the container");
     Error::new(Kind::Invalid, what)
-}
-
-/// The host's number of an id of the container.
-pub(super) fn outside(id: u32, mappings: &[LinuxIdMapping]) -> Option<u32> {
-    mappings.iter().find_map(|map| {
-        let into = id.checked_sub(map.container_id()).filter(|into| *into < map.size())?;
-        map.host_id().checked_add(into)
-    })
 }
 
 #[cfg(test)]
@@ -129,15 +124,5 @@ mod tests {
         for text in ["", "uids=0-1-10", "uids=0-1;gids=0-0-1", "uids=0-1-x;gids=0-0-1", "uids=@0-11-1;gids=0-0-1"] {
             assert!(written(text, &linux).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn ids_outside() {
-        let map = |inside, outside, size| serde_json::json!({ "containerID": inside, "hostID": outside, "size": size });
-        let linux = linux(serde_json::json!({ "uidMappings": [map(0, 1000, 1), map(1, 100_000, 10)] }));
-        let of = list(linux.uid_mappings());
-        assert_eq!(outside(0, of), Some(1000));
-        assert_eq!(outside(10, of), Some(100_009));
-        assert_eq!(outside(11, of), None);
     }
 }

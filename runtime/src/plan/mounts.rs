@@ -10,6 +10,7 @@ use super::step::{Mount, Slot, Step, Target, What};
 use super::{CgroupMount, Host, Opens, Tree, c_string, idmap, path_text};
 use crate::error::{Error, Kind, Result};
 use crate::root::Place;
+use crate::spec::{host_id, lists};
 use crate::sys::mount::{Depth, MountAttr, attr};
 
 /// Files in procfs that may be covered by a bind mount (lxcfs does; the list is runc's).
@@ -93,7 +94,7 @@ impl Site<'_> {
             _ if options.remount => self.again(to, options, bind.is_some()),
             ("cgroup" | "cgroup2", None) => {
                 // Whose cgroups they are could let the container out of its limits (CVE-2023-25809).
-                if self.host.lesser && !self.has_own_cgroups() {
+                if self.host.lesser && !lists(self.linux, LinuxNamespaceType::Cgroup) {
                     options.add_read_only();
                 }
                 cgroups(&to, &options, self.host, &mut self.steps)
@@ -170,11 +171,6 @@ impl Site<'_> {
         Ok(())
     }
 
-    fn has_own_cgroups(&self) -> bool {
-        let spaces = self.linux.namespaces().as_deref().unwrap_or_default();
-        spaces.iter().any(|space| space.typ() == LinuxNamespaceType::Cgroup)
-    }
-
     /// Refuses an owner that the container's new user namespace does not know: the kernel would say EINVAL.
     fn check_owner(&self, data: &[(CString, Option<CString>)]) -> Result<()> {
         for (key, value) in data {
@@ -185,7 +181,7 @@ impl Site<'_> {
             };
             let maps = maps.as_deref().unwrap_or_default();
             let id = value.as_ref().and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
-            if let Some(id) = id.filter(|id| !maps.is_empty() && idmap::outside(*id, maps).is_none()) {
+            if let Some(id) = id.filter(|id| !maps.is_empty() && host_id(*id, maps).is_none()) {
                 let what = format!("options: {}={id} is not mapped into the user namespace", key.to_string_lossy());
                 return Err(Error::new(Kind::Invalid, what));
             }

@@ -1,11 +1,11 @@
 //! DECIDE: which namespaces the clone makes, which the child joins, and which the parent stands in around the clone.
 
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
+use oci_spec::runtime::{Linux, LinuxNamespaceType};
 
 use super::step::Step;
 use super::{Around, Host, IdMaps, Opens, idmap, path_text};
 use crate::error::{Error, Kind, Result};
-use crate::spec::is_joined;
+use crate::spec::{is_joined, lists};
 use crate::sys::clone::flags;
 use crate::talk::Word;
 
@@ -57,7 +57,7 @@ pub(super) fn decide(linux: &Linux, host: &Host, opens: &mut Opens) -> Result<Na
     let mut found = Namespaces::default();
     let listed = linux.namespaces().as_deref().unwrap_or_default();
     let makes_user = listed.iter().any(|space| space.typ() == LinuxNamespaceType::User && !is_joined(space));
-    found.other_user = listed.iter().any(|space| space.typ() == LinuxNamespaceType::User);
+    found.other_user = lists(linux, LinuxNamespaceType::User);
     // Without privileges the parent can do no more than the child.
     opens.by_parent = found.other_user && !host.rootless;
     opens.as_slaves = found.other_user;
@@ -99,8 +99,7 @@ pub(super) fn decide(linux: &Linux, host: &Host, opens: &mut Opens) -> Result<Na
     found.unshared = if makes_user { found.cloned & flags::IPC } else { 0 };
     found.cloned &= !found.unshared;
     if makes_user {
-        let lines = |list: &Option<Vec<LinuxIdMapping>>| idmap::lines(list.as_deref().unwrap_or_default());
-        found.maps = Some(IdMaps { uid: lines(linux.uid_mappings()), gid: lines(linux.gid_mappings()) });
+        found.maps = Some(idmap::of_container(linux));
     }
     Ok(found)
 }

@@ -5,6 +5,7 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType};
 use super::c_string;
 use super::step::Step;
 use crate::error::{Error, Kind, Result};
+use crate::spec::lists;
 
 /// Parameters of an ipc namespace.
 const IPC: &[&str] = &[
@@ -53,7 +54,6 @@ fn check(linux: &Linux, name: &str, path: &str) -> Result<()> {
     if path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
         return refuse("is not a parameter's name");
     }
-    let has = |kind| linux.namespaces().iter().flatten().any(|space| space.typ() == kind);
     let needed = if IPC.contains(&path) || path.starts_with("fs/mqueue/") {
         (LinuxNamespaceType::Ipc, "needs an ipc namespace")
     } else if path.starts_with("net/") {
@@ -67,7 +67,7 @@ fn check(linux: &Linux, name: &str, path: &str) -> Result<()> {
     } else {
         return refuse("does not belong to a namespace of the container");
     };
-    if has(needed.0) { Ok(()) } else { refuse(needed.1) }
+    if lists(linux, needed.0) { Ok(()) } else { refuse(needed.1) }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::error::{Context, Error, Kind, Result};
 pub use resources::load_resources;
 pub use template::TEMPLATE;
 pub use validate::{check, check_process};
-pub(crate) use validate::{is_joined, lists};
+pub(crate) use validate::{host_id, is_joined, lists};
 
 /// Newest version of the runtime-spec that this crate knows; any `1.x` is read.
 pub const VERSION: &str = "1.3.0";

@@ -4,7 +4,7 @@ mod attributes;
 mod resources;
 mod spaces;
 
-use oci_spec::runtime::{Hook, Hooks, Linux, LinuxNamespace, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Hook, Hooks, Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Process, Spec};
 
 use crate::error::{Error, Kind, Result};
 
@@ -183,6 +183,14 @@ pub(crate) fn lists(linux: &Linux, kind: LinuxNamespaceType) -> bool {
     linux.namespaces().iter().flatten().any(|space| space.typ() == kind)
 }
 
+/// The host's number of an id of the container.
+pub(crate) fn host_id(id: u32, mappings: &[LinuxIdMapping]) -> Option<u32> {
+    mappings.iter().find_map(|map| {
+        let into = id.checked_sub(map.container_id()).filter(|into| *into < map.size())?;
+        map.host_id().checked_add(into)
+    })
+}
+
 /// Whether a namespace is one that exists already. An empty path is no path, as with runc.
 pub(crate) fn is_joined(space: &LinuxNamespace) -> bool {
     space.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty())
@@ -258,5 +266,15 @@ mod tests {
             }
             assert_eq!(refused(pointer, value), sentence);
         }
+    }
+
+    #[test]
+    fn ids_outside() {
+        let map = |inside, outside, size| serde_json::json!({ "containerID": inside, "hostID": outside, "size": size });
+        let maps = serde_json::json!([map(0, 1000, 1), map(1, 100_000, 10)]);
+        let maps: Vec<LinuxIdMapping> = serde_json::from_value(maps).unwrap();
+        assert_eq!(host_id(0, &maps), Some(1000));
+        assert_eq!(host_id(10, &maps), Some(100_009));
+        assert_eq!(host_id(11, &maps), None);
     }
 }
