@@ -19,9 +19,9 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::index::{Entry, Layer};
 use crate::intake::{self, Intake};
 use crate::layers::{self, Key, Position, Unpacked};
-use crate::manifest::{self, Descriptor, Document, Manifest};
+use crate::manifest::{Descriptor, Manifest};
 use crate::options::{Event, Platform, Progress};
-use crate::sharing::Lease;
+use crate::resolve::{self, Resolved};
 use crate::source::{self, Served, Source};
 use crate::store::{Shared, blocking};
 
@@ -45,17 +45,8 @@ pub(crate) async fn image<S: Source>(
     progress: &Progress,
 ) -> Result<Digest> {
     let mut lease = shared.leases.begin()?;
-    let mut documents = BTreeSet::new();
-    let mut served = served;
-    let mut document = keep(shared, &mut lease, &mut documents, &served).await?;
-    if let Document::Index(entries) = &document {
-        let chosen = manifest::choose(entries, &wanted.platform)?.clone();
-        served = linked(shared, from, &mut lease, &chosen).await?;
-        document = keep(shared, &mut lease, &mut documents, &served).await?;
-    }
-    let Document::Manifest(manifest) = document else {
-        return Err(Error::new(Kind::Invalid, "manifest: an index inside an index"));
-    };
+    let found = resolve::manifest(shared, from, served, &wanted.platform, &mut lease, progress).await?;
+    let Resolved { served, manifest, documents } = found;
     lease.blob(&manifest.config.digest);
     let config = configuration(shared, from, &manifest, progress).await?;
     let positions = positions(&config, &manifest)?;
@@ -80,40 +71,8 @@ pub(crate) async fn image<S: Source>(
     Ok(id)
 }
 
-/// Parses a document and stores it.
-async fn keep(
-    shared: &Arc<Shared>,
-    lease: &mut Lease,
-    kept: &mut BTreeSet<Digest>,
-    served: &Served,
-) -> Result<Document> {
-    let document = manifest::parse(&served.body, served.media_type.as_deref(), &shared.config.limits)
-        .context(|| format!("{}", served.digest))?;
-    lease.blob(&served.digest);
-    kept.insert(served.digest.clone());
-    let (shared, digest, body) = (shared.clone(), served.digest.clone(), served.body.clone());
-    blocking(move || shared.blobs.put(&digest, &body)).await?;
-    Ok(document)
-}
-
-/// The document that an index entry points to, from the store if it is there.
-async fn linked<S: Source>(shared: &Arc<Shared>, from: &S, lease: &mut Lease, entry: &Descriptor) -> Result<Served> {
-    lease.blob(&entry.digest);
-    let limit = shared.config.limits.manifest_bytes;
-    if let Some(body) = shared.blobs.read_small(&entry.digest, limit)? {
-        return Ok(Served { body, digest: entry.digest.clone(), media_type: Some(entry.media_type.clone()) });
-    }
-    let served = from.document(&entry.digest.to_string(), limit).await?;
-    match served.body.len() as u64 == entry.size {
-        true => Ok(served),
-        false => {
-            let why = format!("{} has {} bytes, the index says {}", entry.digest, served.body.len(), entry.size);
-            Err(Error::new(Kind::Invalid, why))
-        }
-    }
-}
-
-async fn configuration<S: Source>(
+/// The image configuration, from the store if it is there; stored else.
+pub(crate) async fn configuration<S: Source>(
     shared: &Arc<Shared>,
     from: &S,
     manifest: &Manifest,

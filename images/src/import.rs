@@ -67,7 +67,7 @@ mod tests {
         entry.media_type = media_type.into();
         entry.annotations = names.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         entry.platform =
-            platform.map(|a| manifest::Target { os: "linux".into(), architecture: a.into(), variant: String::new() });
+            platform.map(|a| manifest::Target { os: "linux".into(), architecture: a.into(), ..Default::default() });
         entry
     }
 

@@ -52,7 +52,9 @@ pub mod layout;
 mod lookup;
 pub mod manifest;
 mod options;
+mod platform;
 mod reference;
+mod resolve;
 mod rootfs;
 #[cfg(test)]
 mod scratch;

@@ -10,6 +10,7 @@ use crate::config::Limits;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::options::Platform;
+use crate::platform;
 
 /// Media types of manifests, in the order in which a registry is asked for them.
 pub const MANIFESTS: [&str; 2] =
@@ -69,7 +70,7 @@ impl Descriptor {
 }
 
 /// The `platform` of an index entry.
-#[derive(Clone, Debug, Eq, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize)]
 pub struct Target {
     /// `linux`.
     #[serde(default)]
@@ -80,6 +81,9 @@ pub struct Target {
     /// `v8`.
     #[serde(default)]
     pub variant: String,
+    /// `10.0.17763.1`, for Windows.
+    #[serde(default, rename = "os.version")]
+    pub os_version: String,
 }
 
 /// A checked document.
@@ -200,49 +204,18 @@ fn manifest(
     Ok(Document::Manifest(Manifest { config, layers }))
 }
 
-/// The entry of an index that suits `wanted` best: the same variant, else the nearest older one that the processor
-/// runs as well, else an entry without a variant. The first of equals wins, as the specification says.
+/// The entry of an index that suits `wanted` best ([`crate::platform`]).
 ///
 /// # Errors
 /// [`Kind::Unsupported`] with the platforms that there are.
 pub fn choose<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Result<&'a Descriptor> {
-    let scored = entries.iter().filter_map(|entry| Some((score(entry, wanted)?, entry)));
-    // max_by_key gives the last of equals, min_by_key the first.
-    if let Some((_, best)) = scored.min_by_key(|(score, _)| std::cmp::Reverse(*score)) {
-        return Ok(best);
-    }
-    let show =
-        |t: &Target| format!("{}/{}{}{}", t.os, t.architecture, if t.variant.is_empty() { "" } else { "/" }, t.variant);
-    let there: Vec<String> = entries.iter().filter_map(|entry| entry.platform.as_ref()).map(show).collect();
-    let why = format!("index: nothing for {wanted}; there is {}", there.join(", "));
-    Err(Error::new(Kind::Unsupported, why))
+    platform::candidates(entries, wanted).into_iter().next().ok_or_else(|| none_for(entries, wanted))
 }
 
-fn score(entry: &Descriptor, wanted: &Platform) -> Option<u32> {
-    let known = MANIFESTS.contains(&entry.media_type.as_str());
-    // Without a platform any image may be meant: only if nothing better is there.
-    let Some(target) = &entry.platform else { return known.then_some(0) };
-    let architecture = match target.architecture.as_str() {
-        "x86_64" | "x86-64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    if !known || target.os != wanted.os || architecture != wanted.architecture {
-        return None;
-    }
-    let level = |variant: &str| variant.strip_prefix('v').and_then(|n| n.parse::<u32>().ok());
-    let default = match architecture {
-        "arm64" => "v8",
-        "arm" => "v7",
-        _ => "v1",
-    };
-    let have = if target.variant.is_empty() { default } else { &target.variant };
-    let want = wanted.variant.as_deref().unwrap_or(default);
-    match (level(have), level(want)) {
-        _ if have == want => Some(1000),
-        (Some(have), Some(want)) if have < want => Some(100 + have),
-        _ => None,
-    }
+/// What to say when no entry suits.
+pub(crate) fn none_for(entries: &[Descriptor], wanted: &Platform) -> Error {
+    let why = format!("index: nothing for {wanted}; there is {}", platform::listed(entries));
+    Error::new(Kind::Unsupported, why)
 }
 
 #[cfg(test)]
@@ -343,11 +316,15 @@ mod tests {
             ("linux/arm/v7", 3),
             ("linux/arm/v6", 2),
             ("linux/arm/v8", 3),
+            ("linux/arm64/v9", 7),
         ] {
             assert_eq!(choose(&entries, &wanted.parse().unwrap()).unwrap().size, size, "{wanted}");
         }
         let none = choose(&entries, &"linux/riscv64".parse().unwrap()).unwrap_err();
-        assert!(none.to_string().contains("there is unknown/unknown, linux/arm/v6"), "{none}");
+        assert!(
+            none.to_string().contains("there is linux/arm/v6, linux/arm/v7, linux/amd64, linux/amd64/v3"),
+            "{none}"
+        );
         assert!(choose(&entries, &"linux/arm/v5".parse().unwrap()).is_err());
     }
 }
