@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
+use crate::fault;
 
 /// Unfinished downloads older than this are not worth continuing.
 const STALE: Duration = Duration::from_secs(24 * 3600);
@@ -92,7 +93,7 @@ impl Blobs {
     pub(crate) fn remove(&self, digest: &Digest) -> Result<u64> {
         let path = self.path(digest);
         let bytes = std::fs::symlink_metadata(&path).map_or(0, |found| found.blocks() * 512);
-        match std::fs::remove_file(&path) {
+        match fault::point("remove a blob").and_then(|()| std::fs::remove_file(&path)) {
             Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(0),
             other => other.context(|| format!("remove blob {digest}")).map(|()| bytes),
         }
@@ -137,6 +138,7 @@ impl Blobs {
         let path = self.ingest_path(digest);
         let what = || format!("open {}", path.display());
         loop {
+            fault::point("open an ingest").context(what)?;
             let mut options = File::options();
             let file =
                 options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).context(what)?;
@@ -234,7 +236,8 @@ impl Ingest {
             let why = format!("more than the {} bytes that its descriptor promised", self.size);
             return Err(Error::new(Kind::Invalid, format!("blob {}: {why}", self.digest)));
         }
-        self.file.write_all(bytes).context(|| format!("write blob {}", self.digest))?;
+        let write = fault::point("append to a blob").and_then(|()| self.file.write_all(bytes));
+        write.context(|| format!("write blob {}", self.digest))?;
         self.hasher.update(bytes);
         self.have += bytes.len() as u64;
         self.hashed = self.have;
@@ -257,9 +260,9 @@ impl Ingest {
             return Err(why);
         }
         let what = || format!("commit blob {}", self.digest);
-        self.file.sync_all().context(what)?;
+        disk::sync_file(&self.file).context(what)?;
         let path = self.blobs.path(&self.digest);
-        std::fs::rename(self.blobs.ingest_path(&self.digest), &path).context(what)?;
+        disk::rename(&self.blobs.ingest_path(&self.digest), &path).context(what)?;
         disk::sync_dir(path.parent().unwrap_or(&self.blobs.root))
     }
 

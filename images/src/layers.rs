@@ -21,6 +21,7 @@ use crate::config::Limits;
 use crate::digest::{Digest, Hasher};
 use crate::disk::{self, GroupSync};
 use crate::error::{Context, Error, Kind, Result, through_io};
+use crate::fault;
 use crate::unpack::{self, Summary, tar::Archive, tree};
 
 /// Name of an unpacked layer below `layers/`.
@@ -186,10 +187,11 @@ impl Layers {
         }
         let facts =
             serde_json::to_vec(&unpacked.facts).map_err(|why| Error::caused(Kind::System, "layer.json", why))?;
-        std::fs::write(dir.join("layer.json"), facts).context(|| "write layer.json")?;
+        let write = fault::point("write layer.json").and_then(|()| std::fs::write(dir.join("layer.json"), facts));
+        write.context(|| "write layer.json")?;
         sync.sync(disk::open_dir(&dir)?)?;
         let home = self.dir(&key);
-        match std::fs::rename(&dir, &home) {
+        match disk::rename(&dir, &home) {
             Ok(()) => unpacked.dir = None,
             // Another process was first; its copy is as good as ours.
             Err(_) if self.facts(&key).is_ok_and(|facts| facts.is_some()) => return Ok(key),
@@ -211,7 +213,7 @@ impl Layers {
     pub(crate) fn remove(&self, key: &Key) -> Result<()> {
         let (grave, _lock) = self.new_dir()?;
         let what = || format!("remove layer {key}");
-        match std::fs::rename(self.dir(key), grave.join("old")) {
+        match disk::rename(&self.dir(key), &grave.join("old")) {
             Ok(()) => disk::sync_dir(&self.root.join("layers"))?,
             Err(why) if why.kind() == std::io::ErrorKind::NotFound => {}
             Err(why) => return Err(why).context(what),
@@ -225,7 +227,7 @@ impl Layers {
         loop {
             let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
             let dir = self.root.join("unpack").join(name);
-            match std::fs::create_dir(&dir) {
+            match fault::point("make a layer's directory").and_then(|()| std::fs::create_dir(&dir)) {
                 Ok(()) => {}
                 Err(why) if why.kind() == std::io::ErrorKind::AlreadyExists => continue,
                 Err(why) => return Err(why).context(|| format!("make {}", dir.display())),
@@ -276,6 +278,7 @@ pub(crate) fn remove_tree(path: &Path) -> std::io::Result<()> {
     };
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     let parent = rustix::fs::open(parent, flags, rustix::fs::Mode::empty())?;
+    fault::point("remove a tree")?;
     let name = std::ffi::CString::new(name.as_bytes())?;
     use std::os::fd::AsFd as _;
     Ok(tree::remove_all(parent.as_fd(), &name)?)

@@ -42,6 +42,7 @@ mod config;
 pub mod digest;
 mod disk;
 mod error;
+mod fault;
 mod fetch;
 mod garbage;
 mod import;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
+use crate::fault;
 use crate::layers::{Key, Layers, remove_tree};
 use crate::unpack::tree::{Attributes, Place};
 
@@ -106,23 +107,26 @@ impl Rootfses {
         for dir in [&paths.work, &paths.merged, &paths.upper] {
             disk::private_dir(dir)?;
         }
+        fault::point("dress a rootfs").context(|| format!("dress rootfs {key}"))?;
         dress(&paths.upper, &record.layers, store)?;
         let lower: Vec<PathBuf> = record.layers.iter().rev().map(|key| store.diff(key)).collect();
         if let Some(missing) = lower.iter().find(|dir| !dir.is_dir()) {
             return Err(Error::new(Kind::System, format!("rootfs {key}: layer {} is missing", missing.display())));
         }
+        fault::point("mount a rootfs").context(|| format!("mount rootfs {key}"))?;
         overlay::mount(&lower, &paths.upper, &paths.work, &paths.merged)?;
         Ok(paths)
     }
 
     fn create(&self, paths: &Paths, record: &Record) -> Result<()> {
+        let what = || format!("write {}", paths.home.join("record.json").display());
+        fault::point("make a rootfs").context(what)?;
         disk::private_dir(&paths.home)?;
         let body = serde_json::to_vec(record).map_err(|why| Error::caused(Kind::System, "record of a rootfs", why))?;
         // Not synced: a power cut ends the container that it is for, and syncing costs more than mounting.
         let (temporary, path) = (paths.home.join(".record.json"), paths.home.join("record.json"));
-        let what = || format!("write {}", path.display());
-        std::fs::write(&temporary, body).context(what)?;
-        std::fs::rename(&temporary, &path).context(what)
+        fault::point("write a rootfs record").and_then(|()| std::fs::write(&temporary, body)).context(what)?;
+        disk::rename(&temporary, &path).context(what)
     }
 
     /// Unmounts and deletes; a missing key is success.
@@ -131,6 +135,7 @@ impl Rootfses {
         if !paths.home.exists() {
             return Ok(());
         }
+        fault::point("unmount a rootfs").context(|| format!("unmount rootfs {key}"))?;
         overlay::unmount(&paths.merged)?;
         let what = || format!("remove rootfs {key}");
         // The record goes last: until then the layers underneath stay protected and the next attempt finds the key.

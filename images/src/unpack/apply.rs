@@ -8,6 +8,7 @@ use rustix::fs::{AtFlags, FileType, Mode, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::fault;
 use crate::unpack::tar::{Archive, Entry, Type};
 use crate::unpack::tree::{self, Attributes, Place, Tree, is_whiteout};
 use crate::unpack::whiteout::{self, Components, Meaning};
@@ -58,6 +59,7 @@ pub fn unpack<R: BufRead>(archive: &mut Archive<R>, root: OwnedFd, options: Opti
     };
     while let Some(entry) = archive.next_entry()? {
         layer.count()?;
+        fault::point("unpack an entry").context(|| "unpack")?;
         layer
             .apply(archive, &entry)
             .map_err(|why| why.within(format!("unpack {:?}", String::from_utf8_lossy(&entry.path))))?;
