@@ -1,20 +1,20 @@
-//! Carries out the entries of a layer, one small function a kind.
+//! DECIDES what the entries of a layer do to a tree, one small function a kind; [`Target`] carries it out.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, Seek, SeekFrom, Write};
+use std::collections::BTreeSet;
+use std::io::BufRead;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, FileType, Mode, XattrFlags};
-use rustix::io::Errno;
+use rustix::fs::FileType;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
+use crate::unpack::directory::Directory;
 use crate::unpack::tar::{Archive, Entry, Type};
-use crate::unpack::tree::{self, Attributes, Place, Tree, is_whiteout};
+use crate::unpack::target::{Look, Stands, Target};
+use crate::unpack::tree::Attributes;
 use crate::unpack::whiteout::{self, Components, Meaning};
 
 const BLOCK: u64 = 4096;
-const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 
 /// How a layer is unpacked.
 #[derive(Clone, Copy, Debug)]
@@ -47,16 +47,18 @@ pub struct Summary {
 /// Unpacks `archive` into the directory `root`.
 ///
 /// # Errors
+/// As [`write`].
+pub fn unpack<R: BufRead>(archive: &mut Archive<R>, root: OwnedFd, options: Options) -> Result<Summary> {
+    write(archive, &mut Directory::new(root), options)
+}
+
+/// Writes `archive` as whatever `target` is.
+///
+/// # Errors
 /// [`Kind::Invalid`] for a malformed or hostile archive, [`Kind::TooLarge`] beyond `options.entries`,
 /// [`Kind::System`] for the disk; errors of the source keep their kind.
-pub fn unpack<R: BufRead>(archive: &mut Archive<R>, root: OwnedFd, options: Options) -> Result<Summary> {
-    let mut layer = Layer {
-        tree: Tree::new(root),
-        options,
-        times: BTreeMap::new(),
-        opaque: BTreeSet::new(),
-        summary: Summary::default(),
-    };
+pub fn write<R: BufRead, T: Target>(archive: &mut Archive<R>, target: &mut T, options: Options) -> Result<Summary> {
+    let mut layer = Layer { target, options, opaque: BTreeSet::new(), summary: Summary::default() };
     while let Some(entry) = archive.next_entry()? {
         layer.count()?;
         fault::point("unpack an entry").context(|| "unpack")?;
@@ -67,16 +69,14 @@ pub fn unpack<R: BufRead>(archive: &mut Archive<R>, root: OwnedFd, options: Opti
     layer.finish()
 }
 
-struct Layer {
-    tree: Tree,
+struct Layer<'t, T> {
+    target: &'t mut T,
     options: Options,
-    /// Times of directories, set last: every entry made inside one changes them.
-    times: BTreeMap<Vec<u8>, (i64, u32)>,
     opaque: BTreeSet<Vec<u8>>,
     summary: Summary,
 }
 
-impl Layer {
+impl<T: Target> Layer<'_, T> {
     fn count(&mut self) -> Result<()> {
         self.summary.inodes += 1;
         match self.summary.inodes > self.options.entries {
@@ -109,43 +109,31 @@ impl Layer {
         if entry.kind != Type::Directory {
             return Err(Error::new(Kind::Invalid, "the layer's root is no directory"));
         }
-        // `.` is a name like any other to the *at calls.
-        let place = Place { dir: self.tree.directory(&[])?, name: c".".to_owned() };
         self.summary.root = true;
-        self.finish_directory(entry, &place, Vec::new())
+        self.summary.bytes += BLOCK;
+        let place = self.target.root()?;
+        self.target.dress(&place, &[], &look(entry)?)
     }
 
     fn directory(&mut self, entry: &Entry, parts: &Components<'_>) -> Result<()> {
-        let place = self.tree.place(parts)?;
-        match rustix::fs::mkdirat(&place.dir, &place.name, Mode::from(0o700)) {
-            Ok(()) => {}
-            Err(Errno::EXIST) => self.replace_by_directory(&place, parts)?,
-            Err(why) => return Err(why).context(|| "mkdir"),
+        let look = look(entry)?;
+        let place = self.target.place(parts)?;
+        if !self.target.make_directory(&place)? {
+            self.replace_by_directory(&place, parts)?;
         }
-        self.finish_directory(entry, &place, parts.join(&b'/'))
-    }
-
-    fn finish_directory(&mut self, entry: &Entry, place: &Place, path: Vec<u8>) -> Result<()> {
-        let attributes = attributes(entry)?;
         self.summary.bytes += BLOCK;
-        place.set_owner(&attributes)?;
-        set_xattrs(place, entry)?;
-        place.set_mode(attributes.mode)?;
-        self.tree.implied.remove(&path);
-        self.times.insert(path, attributes.mtime);
-        Ok(())
+        self.target.dress(&place, parts, &look)
     }
 
     /// A directory where something exists: another directory keeps its content, all else gives way. A whiteout
     /// that gives way still hides what is below.
-    fn replace_by_directory(&mut self, place: &Place, parts: &Components<'_>) -> Result<()> {
-        let Some(stat) = place.stat()? else { return Ok(()) };
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            return Ok(());
-        }
-        let hides = is_whiteout(&stat);
+    fn replace_by_directory(&mut self, place: &T::Place, parts: &Components<'_>) -> Result<()> {
+        let hides = match self.target.stands(place)? {
+            Some(Stands::Directory) => return Ok(()),
+            other => other == Some(Stands::Whiteout),
+        };
         self.remove(place, parts)?;
-        rustix::fs::mkdirat(&place.dir, &place.name, Mode::from(0o700)).context(|| "mkdir")?;
+        self.make(|target| target.make_directory(place))?;
         match hides {
             true => self.make_opaque(parts),
             false => Ok(()),
@@ -153,42 +141,32 @@ impl Layer {
     }
 
     fn file<R: BufRead>(&mut self, archive: &mut Archive<R>, entry: &Entry, parts: &Components<'_>) -> Result<()> {
-        let place = self.tree.place(parts)?;
-        let mut file = match place.create() {
-            Err(Errno::EXIST) => {
+        let look = look(entry)?;
+        let place = self.target.place(parts)?;
+        let written = match self.target.file(&place, entry, &look, archive)? {
+            Some(written) => written,
+            None => {
                 self.remove(&place, parts)?;
-                place.create()
+                self.target.file(&place, entry, &look, archive)?.ok_or_else(taken)?
             }
-            other => other,
-        }
-        .context(|| "create")?;
-        self.summary.bytes += write_data(archive, entry, &mut file)?.next_multiple_of(BLOCK);
-        let attributes = attributes(entry)?;
-        let owner = (rustix::fs::Uid::from_raw(attributes.uid), rustix::fs::Gid::from_raw(attributes.gid));
-        rustix::fs::fchown(&file, Some(owner.0), Some(owner.1)).context(|| "chown")?;
-        // After the data and the owner: writing and chown both drop security.capability.
-        for (name, value) in kept_xattrs(entry) {
-            tolerate(rustix::fs::fsetxattr(&file, name, value, XattrFlags::empty()), name)?;
-        }
-        rustix::fs::fchmod(&file, Mode::from(attributes.mode)).context(|| "chmod")?;
-        rustix::fs::futimens(&file, &tree::timestamps(attributes.mtime)).context(|| "set the time")
+        };
+        self.summary.bytes += written.next_multiple_of(BLOCK);
+        Ok(())
     }
 
     fn symlink(&mut self, entry: &Entry, parts: &Components<'_>) -> Result<()> {
         if entry.link.is_empty() || entry.link.contains(&0) {
             return Err(Error::new(Kind::Invalid, "a symbolic link without a target"));
         }
+        let look = look(entry)?;
         let place = self.fresh(parts)?;
-        rustix::fs::symlinkat(entry.link.as_slice(), &place.dir, &place.name).context(|| "symlink")?;
-        set_xattrs(&place, entry)?;
-        place.set_attributes(&attributes(entry)?, true)
+        self.make(|target| target.symlink(&place, &entry.link, &look))
     }
 
     fn node(&mut self, entry: &Entry, parts: &Components<'_>, kind: FileType, device: (u32, u32)) -> Result<()> {
+        let look = look(entry)?;
         let place = self.fresh(parts)?;
-        place.node(kind, device).context(|| "mknod")?;
-        set_xattrs(&place, entry)?;
-        place.set_attributes(&attributes(entry)?, false)
+        self.make(|target| target.node(&place, kind, device, &look))
     }
 
     /// A further name for an inode of this layer. Its attributes are those of the first name.
@@ -196,44 +174,45 @@ impl Layer {
         let refuse = |why: &str| {
             Error::new(Kind::Invalid, format!("hard link to {:?}: {why}", String::from_utf8_lossy(&entry.link)))
         };
-        let target = whiteout::components(&entry.link)?;
-        if target.is_empty() || target == *parts {
+        let from = whiteout::components(&entry.link)?;
+        if from.is_empty() || from == *parts {
             return Err(refuse("it is the link itself or the root"));
         }
         let missing = || refuse("no such file in this layer");
-        let target = self.tree.find(&target)?.ok_or_else(missing)?;
-        let stat = target.stat()?.filter(|stat| !is_whiteout(stat)).ok_or_else(missing)?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            return Err(refuse("it is a directory"));
+        let from = self.target.find(&from)?.ok_or_else(missing)?;
+        let inode = match self.target.stands(&from)? {
+            Some(Stands::Other(inode)) => inode,
+            Some(Stands::Directory) => return Err(refuse("it is a directory")),
+            Some(Stands::Whiteout) | None => return Err(missing()),
+        };
+        let place = self.target.place(parts)?;
+        match self.target.stands(&place)? {
+            Some(Stands::Other(own)) if own == inode => return Ok(()),
+            Some(_) => self.remove(&place, parts)?,
+            None => {}
         }
-        let place = self.tree.place(parts)?;
-        if let Some(own) = place.stat()? {
-            if (own.st_dev, own.st_ino) == (stat.st_dev, stat.st_ino) {
-                return Ok(());
-            }
-            self.remove(&place, parts)?;
-        }
-        rustix::fs::linkat(&target.dir, &target.name, &place.dir, &place.name, AtFlags::empty()).context(|| "link")
+        self.target.link(&from, &place)
     }
 
     /// The place of a path with nothing there.
-    fn fresh(&mut self, parts: &Components<'_>) -> Result<Place> {
-        let place = self.tree.place(parts)?;
-        if place.stat()?.is_some() {
+    fn fresh(&mut self, parts: &Components<'_>) -> Result<T::Place> {
+        let place = self.target.place(parts)?;
+        if self.target.stands(&place)?.is_some() {
             self.remove(&place, parts)?;
         }
         Ok(place)
     }
 
+    /// Makes what must not be there yet.
+    fn make(&mut self, make: impl FnOnce(&mut T) -> Result<bool>) -> Result<()> {
+        make(self.target)?.then_some(()).ok_or_else(taken)
+    }
+
     /// Removes an entry and what is remembered about it and below it.
-    fn remove(&mut self, place: &Place, parts: &Components<'_>) -> Result<()> {
-        self.tree.remove(place)?;
+    fn remove(&mut self, place: &T::Place, parts: &Components<'_>) -> Result<()> {
+        self.target.remove(place, parts)?;
         let path = parts.join(&b'/');
-        let below =
-            |other: &[u8]| other.strip_prefix(path.as_slice()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
-        self.times.retain(|other, _| !below(other));
-        self.opaque.retain(|other| !below(other));
-        self.tree.implied.retain(|other| !below(other));
+        self.opaque.retain(|other| !is_below(other, &path));
         Ok(())
     }
 
@@ -242,13 +221,13 @@ impl Layer {
         if self.options.lowest || parts.is_empty() {
             return Ok(());
         }
-        let place = self.tree.place(parts)?;
-        match place.stat()? {
+        let place = self.target.place(parts)?;
+        match self.target.stands(&place)? {
             None => {
                 self.summary.whited.insert(parts[..parts.len() - 1].join(&b'/'));
-                place.node(FileType::CharacterDevice, (0, 0)).context(|| "make a whiteout")
+                self.target.whiteout(&place)
             }
-            Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => self.make_opaque(parts),
+            Some(Stands::Directory) => self.make_opaque(parts),
             // What this layer has put there hides the lower file already.
             Some(_) => Ok(()),
         }
@@ -259,77 +238,40 @@ impl Layer {
         if self.options.lowest {
             return Ok(());
         }
-        let place = Place { dir: self.tree.directory(parts)?, name: c".".to_owned() };
-        place.set_xattr(OPAQUE, b"y").context(|| "mark a directory opaque")?;
+        self.target.make_opaque(parts)?;
         self.opaque.insert(parts.join(&b'/'));
         Ok(())
     }
 
     fn finish(mut self) -> Result<Summary> {
         for path in std::mem::take(&mut self.opaque) {
-            self.clear_whiteouts(&path)?;
-        }
-        for path in &self.tree.implied {
-            self.times.entry(path.clone()).or_insert((0, 0));
-        }
-        for (path, mtime) in std::mem::take(&mut self.times) {
+            // Nothing is merged below an opaque directory, and overlayfs shows markers in unmerged directories.
             let parts: Components<'_> = path.split(|b| *b == b'/').filter(|p| !p.is_empty()).collect();
-            // A directory may have gone again, by way of a link that names it differently.
-            if let Some(dir) = self.tree.existing(&parts)? {
-                Place { dir, name: c".".to_owned() }.set_time(mtime)?;
-            }
+            self.target.clear_whiteouts(&parts)?;
         }
-        self.summary.implied = self.tree.implied;
+        self.summary.implied = self.target.finish()?;
         Ok(self.summary)
-    }
-
-    /// Nothing is merged below an opaque directory, and overlayfs shows markers in unmerged directories.
-    fn clear_whiteouts(&mut self, path: &[u8]) -> Result<()> {
-        let parts: Components<'_> = path.split(|b| *b == b'/').filter(|p| !p.is_empty()).collect();
-        match self.tree.existing(&parts)? {
-            Some(dir) => tree::clear_whiteouts(&dir, true),
-            None => Ok(()),
-        }
     }
 }
 
-fn attributes(entry: &Entry) -> Result<Attributes> {
+/// `path` is `above` or something below it.
+pub(super) fn is_below(path: &[u8], above: &[u8]) -> bool {
+    path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+fn taken() -> Error {
+    Error::new(Kind::System, "something else appeared at that name")
+}
+
+fn look(entry: &Entry) -> Result<Look<'_>> {
     // The id -1 means "leave it" to chown.
     let id = |value: u64, what: &str| {
         let id = u32::try_from(value).ok().filter(|id| *id != u32::MAX);
         id.ok_or_else(|| Error::new(Kind::Invalid, format!("{what} {value} is no id")))
     };
     let (uid, gid) = (id(entry.uid, "uid")?, id(entry.gid, "gid")?);
-    Ok(Attributes { uid, gid, mode: entry.mode, mtime: entry.mtime })
-}
-
-/// Copies the entry's data into `file`; fragments of a sparse file to their places.
-fn write_data<R: BufRead>(archive: &mut Archive<R>, entry: &Entry, file: &mut std::fs::File) -> Result<u64> {
-    let Some(fragments) = &entry.fragments else {
-        return copy(archive, file, u64::MAX);
-    };
-    let mut written = 0;
-    for (offset, length) in fragments {
-        file.seek(SeekFrom::Start(*offset)).context(|| "seek")?;
-        written += copy(archive, file, *length)?;
-    }
-    file.set_len(entry.size).context(|| "set the size")?;
-    Ok(written)
-}
-
-fn copy<R: BufRead>(archive: &mut Archive<R>, file: &mut std::fs::File, most: u64) -> Result<u64> {
-    let mut written = 0;
-    while written < most {
-        let data = archive.data()?;
-        let count = data.len().min(usize::try_from(most - written).unwrap_or(usize::MAX));
-        if count == 0 {
-            break;
-        }
-        file.write_all(&data[..count]).context(|| "write")?;
-        archive.consume(count);
-        written += count as u64;
-    }
-    Ok(written)
+    let attributes = Attributes { uid, gid, mode: entry.mode, mtime: entry.mtime };
+    Ok(Look { attributes, xattrs: kept_xattrs(entry).collect() })
 }
 
 /// Attributes that an image may bring. `trusted.overlay.*` would steer overlayfs itself (redirects to any file of a
@@ -344,20 +286,4 @@ fn kept_xattrs(entry: &Entry) -> impl Iterator<Item = (&[u8], &[u8])> {
     };
     let all = entry.xattrs.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
     all.filter(move |(name, _)| kept(name) && !name.contains(&0))
-}
-
-fn set_xattrs(place: &Place, entry: &Entry) -> Result<()> {
-    kept_xattrs(entry).try_for_each(|(name, value)| tolerate(place.set_xattr(name, value), name))
-}
-
-/// A filesystem without the attribute, or a kind of file that cannot have it (user.* on a link), is no failure.
-fn tolerate(result: rustix::io::Result<()>, name: &[u8]) -> Result<()> {
-    match result {
-        Err(Errno::NOTSUP) => {
-            tracing::warn!(xattr = %String::from_utf8_lossy(name), "the filesystem cannot store the attribute");
-            Ok(())
-        }
-        Err(Errno::PERM) if name.starts_with(b"user.") => Ok(()),
-        other => other.context(|| format!("set attribute {}", String::from_utf8_lossy(name))),
-    }
 }

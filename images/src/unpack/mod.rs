@@ -5,10 +5,12 @@
 //! always wins over a whiteout, whichever came first.
 
 pub mod apply;
+pub mod directory;
 pub mod header;
 pub(crate) mod implied;
 pub mod pax;
 pub mod tar;
+pub mod target;
 pub mod tree;
 pub mod whiteout;
 

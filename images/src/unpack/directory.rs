@@ -1,0 +1,208 @@
+//! A layer written as a tree of files in overlayfs form.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use crate::error::{Context, Result};
+use crate::unpack::apply::is_below;
+use crate::unpack::tar::{Archive, Entry};
+use crate::unpack::target::{Look, Stands, Target};
+use crate::unpack::tree::{self, Place, Tree, is_whiteout};
+
+const OPAQUE: &[u8] = b"trusted.overlay.opaque";
+
+/// A directory on disk that a layer is unpacked into.
+pub struct Directory {
+    tree: Tree,
+    /// Times of directories, set last: every entry made inside one changes them.
+    times: BTreeMap<Vec<u8>, (i64, u32)>,
+}
+
+impl Directory {
+    /// Below an open directory.
+    pub fn new(root: OwnedFd) -> Self {
+        Self { tree: Tree::new(root), times: BTreeMap::new() }
+    }
+}
+
+impl Target for Directory {
+    type Place = Place;
+
+    fn root(&mut self) -> Result<Place> {
+        // `.` is a name like any other to the *at calls.
+        Ok(Place { dir: self.tree.directory(&[])?, name: c".".to_owned() })
+    }
+
+    fn place(&mut self, parts: &[&[u8]]) -> Result<Place> {
+        self.tree.place(parts)
+    }
+
+    fn find(&mut self, parts: &[&[u8]]) -> Result<Option<Place>> {
+        self.tree.find(parts)
+    }
+
+    fn stands(&self, place: &Place) -> Result<Option<Stands>> {
+        let stands = |stat: rustix::fs::Stat| match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Stands::Directory,
+            _ if is_whiteout(&stat) => Stands::Whiteout,
+            _ => Stands::Other(stat.st_ino),
+        };
+        Ok(place.stat()?.map(stands))
+    }
+
+    fn remove(&mut self, place: &Place, parts: &[&[u8]]) -> Result<()> {
+        self.tree.remove(place)?;
+        let path = parts.join(&b'/');
+        self.times.retain(|other, _| !is_below(other, &path));
+        self.tree.implied.retain(|other| !is_below(other, &path));
+        Ok(())
+    }
+
+    fn file<R: BufRead>(
+        &mut self,
+        place: &Place,
+        entry: &Entry,
+        look: &Look<'_>,
+        archive: &mut Archive<R>,
+    ) -> Result<Option<u64>> {
+        let mut file = match place.create() {
+            Err(Errno::EXIST) => return Ok(None),
+            other => other.context(|| "create")?,
+        };
+        let written = write_data(archive, entry, &mut file)?;
+        let attributes = &look.attributes;
+        let owner = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
+        rustix::fs::fchown(&file, Some(owner.0), Some(owner.1)).context(|| "chown")?;
+        // After the data and the owner: writing and chown both drop security.capability.
+        for (name, value) in &look.xattrs {
+            tolerate(rustix::fs::fsetxattr(&file, *name, value, XattrFlags::empty()), name)?;
+        }
+        rustix::fs::fchmod(&file, Mode::from(attributes.mode)).context(|| "chmod")?;
+        rustix::fs::futimens(&file, &tree::timestamps(attributes.mtime)).context(|| "set the time")?;
+        Ok(Some(written))
+    }
+
+    fn make_directory(&mut self, place: &Place) -> Result<bool> {
+        made(rustix::fs::mkdirat(&place.dir, &place.name, Mode::from(0o700))).context(|| "mkdir")
+    }
+
+    fn dress(&mut self, place: &Place, parts: &[&[u8]], look: &Look<'_>) -> Result<()> {
+        place.set_owner(&look.attributes)?;
+        set_xattrs(place, look)?;
+        place.set_mode(look.attributes.mode)?;
+        let path = parts.join(&b'/');
+        self.tree.implied.remove(&path);
+        self.times.insert(path, look.attributes.mtime);
+        Ok(())
+    }
+
+    fn symlink(&mut self, place: &Place, to: &[u8], look: &Look<'_>) -> Result<bool> {
+        if !made(rustix::fs::symlinkat(to, &place.dir, &place.name)).context(|| "symlink")? {
+            return Ok(false);
+        }
+        set_xattrs(place, look)?;
+        place.set_attributes(&look.attributes, true)?;
+        Ok(true)
+    }
+
+    fn node(&mut self, place: &Place, kind: FileType, device: (u32, u32), look: &Look<'_>) -> Result<bool> {
+        if !made(place.node(kind, device)).context(|| "mknod")? {
+            return Ok(false);
+        }
+        set_xattrs(place, look)?;
+        place.set_attributes(&look.attributes, false)?;
+        Ok(true)
+    }
+
+    fn whiteout(&mut self, place: &Place) -> Result<()> {
+        place.node(FileType::CharacterDevice, (0, 0)).context(|| "make a whiteout")
+    }
+
+    fn link(&mut self, from: &Place, to: &Place) -> Result<()> {
+        rustix::fs::linkat(&from.dir, &from.name, &to.dir, &to.name, AtFlags::empty()).context(|| "link")
+    }
+
+    fn make_opaque(&mut self, parts: &[&[u8]]) -> Result<()> {
+        let place = Place { dir: self.tree.directory(parts)?, name: c".".to_owned() };
+        place.set_xattr(OPAQUE, b"y").context(|| "mark a directory opaque")
+    }
+
+    fn clear_whiteouts(&mut self, parts: &[&[u8]]) -> Result<()> {
+        match self.tree.existing(parts)? {
+            Some(dir) => tree::clear_whiteouts(&dir, true),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(&mut self) -> Result<BTreeSet<Vec<u8>>> {
+        for path in &self.tree.implied {
+            self.times.entry(path.clone()).or_insert((0, 0));
+        }
+        for (path, mtime) in std::mem::take(&mut self.times) {
+            let parts: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|p| !p.is_empty()).collect();
+            // A directory may have gone again, by way of a link that names it differently.
+            if let Some(dir) = self.tree.existing(&parts)? {
+                Place { dir, name: c".".to_owned() }.set_time(mtime)?;
+            }
+        }
+        Ok(std::mem::take(&mut self.tree.implied))
+    }
+}
+
+/// Whether it was made; `false` if the name is taken.
+fn made(result: rustix::io::Result<()>) -> rustix::io::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(why) => Err(why),
+    }
+}
+
+/// Copies the entry's data into `file`; fragments of a sparse file to their places.
+fn write_data<R: BufRead>(archive: &mut Archive<R>, entry: &Entry, file: &mut std::fs::File) -> Result<u64> {
+    let Some(fragments) = &entry.fragments else {
+        return copy(archive, file, u64::MAX);
+    };
+    let mut written = 0;
+    for (offset, length) in fragments {
+        file.seek(SeekFrom::Start(*offset)).context(|| "seek")?;
+        written += copy(archive, file, *length)?;
+    }
+    file.set_len(entry.size).context(|| "set the size")?;
+    Ok(written)
+}
+
+fn copy<R: BufRead>(archive: &mut Archive<R>, file: &mut std::fs::File, most: u64) -> Result<u64> {
+    let mut written = 0;
+    while written < most {
+        let data = archive.data()?;
+        let count = data.len().min(usize::try_from(most - written).unwrap_or(usize::MAX));
+        if count == 0 {
+            break;
+        }
+        file.write_all(&data[..count]).context(|| "write")?;
+        archive.consume(count);
+        written += count as u64;
+    }
+    Ok(written)
+}
+
+fn set_xattrs(place: &Place, look: &Look<'_>) -> Result<()> {
+    look.xattrs.iter().try_for_each(|(name, value)| tolerate(place.set_xattr(name, value), name))
+}
+
+/// A filesystem without the attribute, or a kind of file that cannot have it (user.* on a link), is no failure.
+fn tolerate(result: rustix::io::Result<()>, name: &[u8]) -> Result<()> {
+    match result {
+        Err(Errno::NOTSUP) => {
+            tracing::warn!(xattr = %String::from_utf8_lossy(name), "the filesystem cannot store the attribute");
+            Ok(())
+        }
+        Err(Errno::PERM) if name.starts_with(b"user.") => Ok(()),
+        other => other.context(|| format!("set attribute {}", String::from_utf8_lossy(name))),
+    }
+}
