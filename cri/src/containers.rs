@@ -42,6 +42,10 @@ pub async fn create(
     check(&config)?;
     let name = config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
     let image = node.images.image(&name).ok_or_else(|| Error::not_found("image", &name))?;
+    if let Some(kind) = &image.artifact {
+        let why = format!("image {name:?} is an artifact ({kind}): it can be mounted as a volume, not run");
+        return Err(Error::new(Kind::Invalid, why));
+    }
     let mut record = ContainerRecord::new(&new_id()?, &pod.id, config, now());
     record.image_id = image.id.clone();
     record.image_ref = image.repo_digests.first().unwrap_or(&image.id).clone();

@@ -14,11 +14,12 @@ use std::sync::Arc;
 use oci_spec::image::ImageConfiguration;
 use tokio::sync::{Semaphore, watch};
 
+use crate::artifact;
 use crate::digest::Digest;
 use crate::error::{Context, Error, Kind, Result};
 use crate::index::{Entry, Layer};
 use crate::intake::{self, Intake};
-use crate::layers::{self, Key, Position, Unpacked};
+use crate::layers::{Key, Position, Unpacked};
 use crate::manifest::{Descriptor, Manifest};
 use crate::options::{Event, Platform, Progress};
 use crate::resolve::{self, Resolved};
@@ -89,7 +90,10 @@ pub(crate) async fn configuration<S: Source>(
             body
         }
     };
-    parse_configuration(&body).context(|| format!("image configuration {}", wanted.digest))
+    match manifest.artifact {
+        Some(_) => Ok(ImageConfiguration::default()),
+        None => parse_configuration(&body).context(|| format!("image configuration {}", wanted.digest)),
+    }
 }
 
 /// Reads an image configuration.
@@ -98,33 +102,41 @@ pub(crate) fn parse_configuration(body: &[u8]) -> Result<ImageConfiguration> {
 }
 
 fn positions(config: &ImageConfiguration, manifest: &Manifest) -> Result<Vec<Position>> {
+    if manifest.artifact.is_some() {
+        return artifact::positions(manifest);
+    }
     let diff_ids = config.rootfs().diff_ids().iter().map(|text| text.parse()).collect::<Result<Vec<Digest>>>();
     let diff_ids = diff_ids.context(|| "image configuration")?;
     if diff_ids.len() != manifest.layers.len() {
         let why = format!("{} layers, but {} diff ids in the configuration", manifest.layers.len(), diff_ids.len());
         return Err(Error::new(Kind::Invalid, why));
     }
-    let chain = layers::chain_ids(&diff_ids);
-    let position = |(at, (diff_id, chain_id))| Position { diff_id, chain_id, lowest: at == 0 };
-    Ok(diff_ids.into_iter().zip(chain).enumerate().map(position).collect())
+    Ok(artifact::placed(diff_ids.into_iter().map(|diff_id| (diff_id, None)).collect()))
 }
 
 fn entry(
     manifest: &Manifest,
     positions: &[Position],
     served: &Served,
-    documents: BTreeSet<Digest>,
+    mut documents: BTreeSet<Digest>,
     wanted: Wanted,
 ) -> Entry {
+    let (mut config, mut config_size) = (manifest.config.digest.clone(), manifest.config.size);
+    if manifest.artifact.is_some() {
+        documents.insert(config);
+        (config, config_size) = (served.digest.clone(), served.body.len() as u64);
+    }
     let layer = |(layer, position): (&Descriptor, &Position)| Layer {
         digest: layer.digest.clone(),
         size: layer.size,
         diff_id: position.diff_id.clone(),
+        file: position.file.as_ref().map(|file| file.name.clone()),
     };
     let sizes: u64 = manifest.layers.iter().map(|layer| layer.size).sum();
     Entry {
-        config: manifest.config.digest.clone(),
-        config_size: manifest.config.size,
+        config,
+        artifact: manifest.artifact.clone(),
+        config_size,
         manifest: served.digest.clone(),
         documents,
         layers: manifest.layers.iter().zip(positions).map(layer).collect(),

@@ -32,9 +32,12 @@ pub(crate) struct Record {
 pub(crate) struct Entry {
     /// Digest of the configuration: the image's id.
     pub(crate) config: Digest,
+    /// What an artifact says that it is. Its id is its manifest's digest, since many have one empty configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) artifact: Option<String>,
     pub(crate) config_size: u64,
     pub(crate) manifest: Digest,
-    /// Manifest and, where one led here, index: documents kept as blobs.
+    /// Manifest, indexes that led to it, an artifact's configuration: documents kept as blobs.
     pub(crate) documents: BTreeSet<Digest>,
     /// Lowest first.
     pub(crate) layers: Vec<Layer>,
@@ -56,6 +59,9 @@ pub(crate) struct Layer {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
     pub(crate) diff_id: Digest,
+    /// The layer of an artifact: the name of its file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) file: Option<String>,
 }
 
 /// What a file was when it was read; a replaced file has another inode.
@@ -237,6 +243,7 @@ mod tests {
         Entry {
             manifest: config.clone(),
             config,
+            artifact: None,
             config_size: 1,
             documents: BTreeSet::new(),
             layers: Vec::new(),

@@ -93,6 +93,8 @@ pub(crate) struct Position {
     pub(crate) diff_id: Digest,
     pub(crate) chain_id: Digest,
     pub(crate) lowest: bool,
+    /// The layer of an artifact is this file and no archive.
+    pub(crate) file: Option<crate::artifact::File>,
 }
 
 impl Layers {
@@ -160,7 +162,10 @@ impl Layers {
         std::fs::create_dir(&diff).context(|| "make the layer's directory")?;
         let root = disk::open_dir(&diff)?;
         rustix::fs::fchmod(&root, rustix::fs::Mode::from(0o755)).context(|| "chmod the layer's directory")?;
-        let summary = pour(input, size, position, limits, root)?;
+        let summary = match &position.file {
+            Some(file) => crate::artifact::place(input, size, file, root)?,
+            None => pour(input, size, position, limits, root)?,
+        };
         unpacked.facts.bytes = summary.bytes;
         unpacked.facts.inodes = summary.inodes;
         unpacked.facts.whiteouts = summary.whiteouts;

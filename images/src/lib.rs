@@ -22,6 +22,7 @@
 //! ingest/sha256-HEX       downloads under way; each flocked by its owner, resumed after a crash
 //! layers/KEY/diff         unpacked layers in overlayfs form; here only once verified and synced
 //! unpack/NAME             layers being unpacked; removed at the next open if their owner died
+//! used/HEX                when an image was last used: the file's time
 //! rootfs/KEY/             record.json, upper, work, merged: one container's root filesystem
 //! ```
 //!
@@ -36,6 +37,7 @@
 
 #![forbid(unsafe_code)]
 
+mod artifact;
 mod blobs;
 pub mod cli;
 mod config;
@@ -64,6 +66,7 @@ pub mod source;
 mod space;
 mod store;
 pub mod unpack;
+mod used;
 
 pub use config::{Config, Limits};
 pub use digest::Digest;

@@ -65,6 +65,7 @@ mod tests {
             size: 0,
             config: Default::default(),
             pinned: false,
+            artifact: None,
             created: None,
             stored_at: 0,
         })

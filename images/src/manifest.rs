@@ -21,7 +21,7 @@ pub const INDEXES: [&str; 2] =
 const CONFIGS: [&str; 2] =
     ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
 /// Layers; `nondistributable` and `foreign` ones are the same content with another origin.
-const LAYERS: [&str; 10] = [
+const LAYERS: [&str; 12] = [
     "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.oci.image.layer.v1.tar+gzip",
     "application/vnd.oci.image.layer.v1.tar+zstd",
@@ -31,8 +31,13 @@ const LAYERS: [&str; 10] = [
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.docker.image.rootfs.diff.tar.gzip",
     "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar",
     "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.zstd",
 ];
+
+/// No content at all.
+const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 
 /// A pointer to content.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize)]
@@ -88,6 +93,7 @@ pub struct Target {
 
 /// A checked document.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Document {
     /// One image.
     Manifest(Manifest),
@@ -102,6 +108,8 @@ pub struct Manifest {
     pub config: Descriptor,
     /// The layers, lowest first.
     pub layers: Vec<Descriptor>,
+    /// What an artifact says that it is; `None` for an image.
+    pub artifact: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -180,10 +188,11 @@ fn manifest(
     artifact: Option<String>,
     limits: &Limits,
 ) -> Result<Document> {
-    if !CONFIGS.contains(&config.media_type.as_str()) {
-        let what = artifact.unwrap_or(config.media_type);
-        return Err(Error::new(Kind::Unsupported, format!("manifest: {what:?} is an artifact, not an image")));
-    }
+    let image = CONFIGS.contains(&config.media_type.as_str());
+    let artifact = (!image).then(|| artifact.unwrap_or_else(|| config.media_type.clone()));
+    // An artifact without content names the two bytes `{}`.
+    let layers: Vec<Descriptor> =
+        layers.into_iter().filter(|layer| artifact.is_none() || layer.media_type != EMPTY).collect();
     if config.size > limits.config_bytes {
         let why = format!("image configuration of {} bytes, more than {}", config.size, limits.config_bytes);
         return Err(Error::new(Kind::TooLarge, why));
@@ -192,7 +201,7 @@ fn manifest(
         return Err(Error::new(Kind::TooLarge, format!("{} layers, more than {}", layers.len(), limits.layers)));
     }
     for layer in &layers {
-        if !LAYERS.contains(&layer.media_type.as_str()) {
+        if image && !LAYERS.contains(&layer.media_type.as_str()) {
             let why = format!("manifest: layer {} is of type {:?}", layer.digest, layer.media_type);
             return Err(Error::new(Kind::Unsupported, why));
         }
@@ -201,7 +210,7 @@ fn manifest(
             return Err(Error::new(Kind::TooLarge, why));
         }
     }
-    Ok(Document::Manifest(Manifest { config, layers }))
+    Ok(Document::Manifest(Manifest { config, layers, artifact }))
 }
 
 /// The entry of an index that suits `wanted` best ([`crate::platform`]).
@@ -238,6 +247,9 @@ mod tests {
 
     fn said(body: &str, transport: Option<&str>) -> String {
         match parse(body.as_bytes(), transport, &Limits::default()) {
+            Ok(Document::Manifest(Manifest { layers, artifact: Some(what), .. })) => {
+                format!("{what} of {}", layers.len())
+            }
             Ok(Document::Manifest(manifest)) => format!("manifest of {}", manifest.layers.len()),
             Ok(Document::Index(entries)) => format!("index of {}", entries.len()),
             Err(why) => format!("{:?}", why.kind()),
@@ -278,10 +290,15 @@ mod tests {
         let huge = manifest_with("").replace("\"size\":3", "\"size\":99999999999999");
         assert_eq!(said(&huge, None), "TooLarge");
         assert_eq!(said(&manifest_with("").replace("\"size\":3", "\"size\":-3"), None), "Invalid");
+        let chart = manifest_with("").replace(CONFIGS[0], "application/vnd.cncf.helm.config.v1+json");
+        assert_eq!(said(&chart, None), "application/vnd.cncf.helm.config.v1+json of 1");
+        let model = manifest_with(r#","artifactType":"text/x""#).replace(CONFIGS[0], EMPTY).replace("tar+gzip", "y");
+        assert_eq!(said(&model, None), "text/x of 1");
         assert_eq!(
-            said(&manifest_with("").replace(CONFIGS[0], "application/vnd.cncf.helm.config.v1+json"), None),
-            "Unsupported"
+            said(&model.replace(LAYERS[1].split("tar").next().unwrap(), "x").replace("xy", EMPTY), None),
+            "text/x of 0"
         );
+        assert_eq!(said(&manifest_with(r#","artifactType":"text/x""#), None), "manifest of 1");
         assert_eq!(said(&manifest_with("").replace("tar+gzip", "tar+gzip+encrypted"), None), "Unsupported");
         let layers = vec![descriptor(LAYERS[0], ""); 300].join(",");
         let many = format!(r#"{{"schemaVersion":2,"config":{},"layers":[{layers}]}}"#, descriptor(CONFIGS[1], ""));

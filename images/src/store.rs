@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use oci_spec::image::ImageConfiguration;
 
+use crate::artifact::{self, File};
 use crate::blobs::Blobs;
 use crate::config::Config;
 use crate::digest::Digest;
@@ -14,8 +15,8 @@ use crate::disk::{self, GroupSync};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fetch::{self, Wanted};
 use crate::garbage;
-use crate::index::{Entry, Index, Record};
-use crate::layers::{self, Key, Layers, Position};
+use crate::index::{Entry, Index, Layer, Record};
+use crate::layers::{Key, Layers, Position};
 use crate::manifest::Descriptor;
 use crate::options::{Platform, Progress, PullOptions};
 use crate::reference::Reference;
@@ -25,11 +26,12 @@ use crate::source::Source as _;
 use crate::source::layout::Layout;
 use crate::source::registry::Registry;
 use crate::space;
+use crate::used::Uses;
 
 /// An image in the store.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// The digest of its configuration, `sha256:…`; the name that CRI gives back.
+    /// The digest of its configuration, for an artifact of its manifest, `sha256:…`; the name that CRI gives back.
     pub id: String,
     /// The digest of its manifest (for a multi-platform image, of the manifest chosen).
     pub manifest: Digest,
@@ -39,8 +41,10 @@ pub struct Image {
     pub repo_digests: Vec<String>,
     /// Bytes of manifest, configuration and layers as transferred.
     pub size: u64,
-    /// The image configuration: user, environment, entry point, volumes, ...
+    /// The image configuration: user, environment, entry point, volumes, ...; an artifact's is empty.
     pub config: ImageConfiguration,
+    /// What an artifact says that it is, which can be mounted as a volume but not be run; `None` for an image.
+    pub artifact: Option<String>,
     /// Never collected as garbage.
     pub pinned: bool,
     /// When the image was built, RFC 3339, as its configuration says.
@@ -85,6 +89,7 @@ pub(crate) struct Shared {
     pub(crate) flights: Flights,
     pub(crate) leases: Arc<Leases>,
     pub(crate) sync: GroupSync,
+    pub(crate) uses: Uses,
 }
 
 /// Runs blocking work on the threads that are there for it.
@@ -115,6 +120,7 @@ impl Store {
             flights: Flights::default(),
             leases: Arc::new(Leases::open(&root)?),
             sync: GroupSync::default(),
+            uses: Uses::open(&root)?,
             blobs,
             config: Config { root, ..config },
         };
@@ -342,6 +348,7 @@ impl Store {
             blocking(move || shared.rootfses.mount(&owned, &id, &layers, &shared.layers)).await
         };
         let paths = mount.await.context(|| format!("rootfs {key} of {image_id}"))?;
+        self.shared.uses.touch(&image_id.parse()?);
         Ok(Rootfs { path: paths.merged, upper: paths.upper, image_id: image_id.to_owned() })
     }
 
@@ -388,6 +395,12 @@ impl Store {
         blocking(move || space::of(&upper)).await
     }
 
+    /// When a root filesystem of the image was last made, else when the image came: nanoseconds since 1970.
+    pub fn last_used(&self, image: &Image) -> u64 {
+        let id: Option<Digest> = image.id.parse().ok();
+        id.and_then(|id| self.shared.uses.last(&id)).unwrap_or(0).max(image.stored_at)
+    }
+
     /// Every key with something on disk, mounted or not: what is no container's is garbage of a crash.
     ///
     /// # Errors
@@ -402,11 +415,9 @@ fn now() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn positions(entry: &Entry) -> Vec<Position> {
-    let diff_ids: Vec<Digest> = entry.layers.iter().map(|layer| layer.diff_id.clone()).collect();
-    let chain = layers::chain_ids(&diff_ids);
-    let position = |(at, (diff_id, chain_id))| Position { diff_id, chain_id, lowest: at == 0 };
-    diff_ids.into_iter().zip(chain).enumerate().map(position).collect()
+pub(crate) fn positions(entry: &Entry) -> Vec<Position> {
+    let file = |layer: &Layer| layer.file.clone().map(|name| File { name, blob: layer.digest.clone() });
+    artifact::placed(entry.layers.iter().map(|layer| (layer.diff_id.clone(), file(layer))).collect())
 }
 
 /// What readers see of a record. An image whose configuration is lost is left out: the next pull fetches it again.
@@ -421,6 +432,7 @@ fn view(
     for entry in &record.images {
         let config = match cache.get(&entry.config) {
             Some(config) => Some(config.clone()),
+            None if entry.artifact.is_some() => Some(ImageConfiguration::default()),
             None => blobs.read_small(&entry.config, limit).ok().flatten().and_then(|body| {
                 let config = fetch::parse_configuration(&body).ok()?;
                 cache.insert(entry.config.clone(), config.clone());
@@ -438,6 +450,7 @@ fn view(
             repo_digests: entry.digests.iter().cloned().collect(),
             size: entry.size,
             pinned: entry.pinned,
+            artifact: entry.artifact.clone(),
             created: config.created().clone(),
             stored_at: entry.stored_at,
             config,
@@ -448,7 +461,9 @@ fn view(
 
 fn collect(shared: &Shared) -> Result<Option<u64>> {
     shared.leases.exclusively(|mut roots| {
-        for entry in &shared.index.load()?.0.images {
+        let record = shared.index.load()?.0;
+        shared.uses.keep_only(&record.images.iter().map(|entry| entry.config.hex()).collect());
+        for entry in &record.images {
             roots.blobs.insert(entry.config.clone());
             roots.blobs.extend(entry.documents.iter().cloned());
             roots.blobs.extend(entry.layers.iter().map(|layer| layer.digest.clone()));

@@ -124,6 +124,7 @@ mod tests {
             size: 1_500_000,
             config: Default::default(),
             pinned: false,
+            artifact: None,
             created: Some("2026-01-02T03:04:05Z".into()),
             stored_at: 0,
         };
