@@ -8,7 +8,6 @@
 //! for the layers below to say: directories without an entry must look like the directory below, and whiteouts must
 //! only stand where they hide something. Such a layer is kept under its chain id (image-spec config.md "Layer ChainID").
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
@@ -22,7 +21,7 @@ use crate::digest::{Digest, Hasher};
 use crate::disk::{self, GroupSync};
 use crate::error::{Context, Error, Kind, Result, through_io};
 use crate::fault;
-use crate::unpack::{self, Summary, tar::Archive, tree};
+use crate::unpack::{self, Summary, names::Names, tar::Archive, tree};
 
 /// Name of an unpacked layer below `layers/`.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -83,8 +82,8 @@ pub(crate) struct Unpacked {
     /// Held so that no other process takes the directory for garbage.
     _lock: File,
     facts: Facts,
-    implied: BTreeSet<Vec<u8>>,
-    whited: BTreeSet<Vec<u8>>,
+    implied: Names,
+    whited: Names,
 }
 
 /// Where a layer lies.
@@ -155,8 +154,8 @@ impl Layers {
                 whiteouts: 0,
                 root: false,
             },
-            implied: BTreeSet::new(),
-            whited: BTreeSet::new(),
+            implied: Names::default(),
+            whited: Names::default(),
         };
         let diff = dir.join("diff");
         std::fs::create_dir(&diff).context(|| "make the layer's directory")?;

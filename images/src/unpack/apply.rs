@@ -1,6 +1,5 @@
 //! DECIDES what the entries of a layer do to a tree, one small function a kind; [`Target`] carries it out.
 
-use std::collections::BTreeSet;
 use std::io::BufRead;
 use std::os::fd::OwnedFd;
 
@@ -9,6 +8,7 @@ use rustix::fs::FileType;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
 use crate::unpack::directory::Directory;
+use crate::unpack::names::Names;
 use crate::unpack::tar::{Archive, Entry, Type};
 use crate::unpack::target::{Look, Stands, Target};
 use crate::unpack::tree::Attributes;
@@ -22,7 +22,7 @@ pub struct Options {
     /// Nothing lies below this layer, so whiteouts hide nothing and are left out: overlayfs shows the markers of a
     /// lowest layer as broken files.
     pub lowest: bool,
-    /// Entries beyond which the layer is refused.
+    /// Entries beyond which the layer is refused; directories without an entry of their own count.
     pub entries: u64,
 }
 
@@ -31,17 +31,17 @@ pub struct Options {
 pub struct Summary {
     /// Bytes that the entries take on disk: data without holes in whole blocks of 4 KiB, a block for each directory.
     pub bytes: u64,
-    /// Entries made.
+    /// Entries made, and directories that they implied.
     pub inodes: u64,
     /// Whiteouts and opaque markers met, written or left out.
     pub whiteouts: u64,
     /// Directories that hold whiteouts.
-    pub whited: BTreeSet<Vec<u8>>,
+    pub whited: Names,
     /// The root directory has an entry of its own.
     pub root: bool,
     /// Directories without an entry of their own, the root apart; over a lower layer they must look like its
     /// directory.
-    pub implied: BTreeSet<Vec<u8>>,
+    pub implied: Names,
 }
 
 /// Unpacks `archive` into the directory `root`.
@@ -58,12 +58,12 @@ pub fn unpack<R: BufRead>(archive: &mut Archive<R>, root: OwnedFd, options: Opti
 /// [`Kind::Invalid`] for a malformed or hostile archive, [`Kind::TooLarge`] beyond `options.entries`,
 /// [`Kind::System`] for the disk; errors of the source keep their kind.
 pub fn write<R: BufRead, T: Target>(archive: &mut Archive<R>, target: &mut T, options: Options) -> Result<Summary> {
-    let mut layer = Layer { target, options, opaque: BTreeSet::new(), summary: Summary::default() };
+    let mut layer = Layer { target, options, opaque: Names::default(), summary: Summary::default() };
     while let Some(entry) = archive.next_entry()? {
-        layer.count()?;
         fault::point("unpack an entry").context(|| "unpack")?;
         layer
             .apply(archive, &entry)
+            .and_then(|()| layer.count())
             .map_err(|why| why.within(format!("unpack {:?}", String::from_utf8_lossy(&entry.path))))?;
     }
     layer.finish()
@@ -72,14 +72,14 @@ pub fn write<R: BufRead, T: Target>(archive: &mut Archive<R>, target: &mut T, op
 struct Layer<'t, T> {
     target: &'t mut T,
     options: Options,
-    opaque: BTreeSet<Vec<u8>>,
+    opaque: Names,
     summary: Summary,
 }
 
 impl<T: Target> Layer<'_, T> {
     fn count(&mut self) -> Result<()> {
         self.summary.inodes += 1;
-        match self.summary.inodes > self.options.entries {
+        match self.summary.inodes + self.target.implied() > self.options.entries {
             true => Err(Error::new(Kind::TooLarge, format!("more than {} entries", self.options.entries))),
             false => Ok(()),
         }
@@ -158,6 +158,10 @@ impl<T: Target> Layer<'_, T> {
         if entry.link.is_empty() || entry.link.contains(&0) {
             return Err(Error::new(Kind::Invalid, "a symbolic link without a target"));
         }
+        if entry.link.len() > 4095 {
+            let why = format!("the target of a symbolic link has {} bytes, more than 4095", entry.link.len());
+            return Err(Error::new(Kind::TooLarge, why));
+        }
         let look = look(entry)?;
         let place = self.fresh(parts)?;
         self.make(|target| target.symlink(&place, &entry.link, &look))
@@ -212,7 +216,8 @@ impl<T: Target> Layer<'_, T> {
     fn remove(&mut self, place: &T::Place, parts: &Components<'_>) -> Result<()> {
         self.target.remove(place, parts)?;
         let path = parts.join(&b'/');
-        self.opaque.retain(|other| !is_below(other, &path));
+        self.opaque.remove_within(&path);
+        self.summary.whited.remove_within(&path);
         Ok(())
     }
 
@@ -224,7 +229,7 @@ impl<T: Target> Layer<'_, T> {
         let place = self.target.place(parts)?;
         match self.target.stands(&place)? {
             None => {
-                self.summary.whited.insert(parts[..parts.len() - 1].join(&b'/'));
+                self.summary.whited.insert(&parts[..parts.len() - 1].join(&b'/'))?;
                 self.target.whiteout(&place)
             }
             Some(Stands::Directory) => self.make_opaque(parts),
@@ -239,24 +244,20 @@ impl<T: Target> Layer<'_, T> {
             return Ok(());
         }
         self.target.make_opaque(parts)?;
-        self.opaque.insert(parts.join(&b'/'));
-        Ok(())
+        self.opaque.insert(&parts.join(&b'/'))
     }
 
     fn finish(mut self) -> Result<Summary> {
-        for path in std::mem::take(&mut self.opaque) {
-            // Nothing is merged below an opaque directory, and overlayfs shows markers in unmerged directories.
+        // Nothing is merged below an opaque directory, and overlayfs shows markers in unmerged directories.
+        for path in self.summary.whited.paths_within(&self.opaque) {
             let parts: Components<'_> = path.split(|b| *b == b'/').filter(|p| !p.is_empty()).collect();
             self.target.clear_whiteouts(&parts)?;
         }
+        self.summary.inodes += self.target.implied();
+        self.summary.bytes += self.target.implied() * BLOCK;
         self.summary.implied = self.target.finish()?;
         Ok(self.summary)
     }
-}
-
-/// `path` is `above` or something below it.
-pub(super) fn is_below(path: &[u8], above: &[u8]) -> bool {
-    path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
 fn taken() -> Error {

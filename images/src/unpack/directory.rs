@@ -1,6 +1,5 @@
 //! A layer written as a tree of files in overlayfs form.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 
@@ -8,7 +7,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{Context, Result};
-use crate::unpack::apply::is_below;
+use crate::unpack::names::Names;
 use crate::unpack::tar::{Archive, Entry};
 use crate::unpack::target::{Look, Stands, Target};
 use crate::unpack::tree::{self, Place, Tree, is_whiteout};
@@ -18,14 +17,12 @@ const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 /// A directory on disk that a layer is unpacked into.
 pub struct Directory {
     tree: Tree,
-    /// Times of directories, set last: every entry made inside one changes them.
-    times: BTreeMap<Vec<u8>, (i64, u32)>,
 }
 
 impl Directory {
     /// Below an open directory.
     pub fn new(root: OwnedFd) -> Self {
-        Self { tree: Tree::new(root), times: BTreeMap::new() }
+        Self { tree: Tree::new(root) }
     }
 }
 
@@ -56,9 +53,7 @@ impl Target for Directory {
 
     fn remove(&mut self, place: &Place, parts: &[&[u8]]) -> Result<()> {
         self.tree.remove(place)?;
-        let path = parts.join(&b'/');
-        self.times.retain(|other, _| !is_below(other, &path));
-        self.tree.implied.retain(|other| !is_below(other, &path));
+        self.tree.implied.remove_within(&parts.join(&b'/'));
         Ok(())
     }
 
@@ -96,8 +91,8 @@ impl Target for Directory {
         place.set_mode(look.attributes.mode)?;
         let path = parts.join(&b'/');
         self.tree.implied.remove(&path);
-        self.times.insert(path, look.attributes.mtime);
-        Ok(())
+        self.tree.forget(&path);
+        place.set_time(look.attributes.mtime)
     }
 
     fn symlink(&mut self, place: &Place, to: &[u8], look: &Look<'_>) -> Result<bool> {
@@ -133,22 +128,17 @@ impl Target for Directory {
 
     fn clear_whiteouts(&mut self, parts: &[&[u8]]) -> Result<()> {
         match self.tree.existing(parts)? {
-            Some(dir) => tree::clear_whiteouts(&dir, true),
+            Some(dir) => tree::clear_whiteouts(&dir),
             None => Ok(()),
         }
     }
 
-    fn finish(&mut self) -> Result<BTreeSet<Vec<u8>>> {
-        for path in &self.tree.implied {
-            self.times.entry(path.clone()).or_insert((0, 0));
-        }
-        for (path, mtime) in std::mem::take(&mut self.times) {
-            let parts: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|p| !p.is_empty()).collect();
-            // A directory may have gone again, by way of a link that names it differently.
-            if let Some(dir) = self.tree.existing(&parts)? {
-                Place { dir, name: c".".to_owned() }.set_time(mtime)?;
-            }
-        }
+    fn implied(&self) -> u64 {
+        self.tree.made
+    }
+
+    fn finish(&mut self) -> Result<Names> {
+        self.tree.settle()?;
         Ok(std::mem::take(&mut self.tree.implied))
     }
 }

@@ -1,7 +1,7 @@
-//! One 512-byte tar header: POSIX ustar (IEEE 1003.1 pax), GNU and V7, read strictly.
+//! One 512-byte tar header: POSIX ustar (IEEE 1003.1 pax), GNU, star and V7, read strictly.
 //!
-//! Where readers in the wild disagree about a field (a number with junk behind it, a star header whose prefix is
-//! shorter), the header is refused: two readings of one archive are an attack (SECURITY_CASES 14).
+//! Where readers in the wild disagree about a field (a number with junk behind it, a star header whose prefix does not
+//! end where it should), the header is refused: two readings of one archive are an attack (SECURITY_CASES 14).
 
 use crate::error::{Error, Kind, Result};
 
@@ -80,8 +80,9 @@ pub fn parse(block: &[u8; BLOCK]) -> Result<Header> {
     check_sum(block)?;
     let posix = &block[257..263] == b"ustar\0";
     let gnu = &block[257..265] == b"ustar  \0";
-    if &block[508..512] == b"tar\0" && block[476..500].iter().any(|b| *b != 0) {
-        return Err(refuse("the star extension is not read"));
+    // star keeps two times where others have the end of the prefix; those who do not know it read on to a NUL.
+    if posix && &block[508..512] == b"tar\0" && block[475] != 0 && block[476..500].iter().any(|b| *b != 0) {
+        return Err(refuse("a prefix that star and ustar end differently"));
     }
     if !posix && !gnu && block[345..500].iter().any(|b| *b != 0) {
         return Err(refuse("a path prefix without the ustar magic"));

@@ -4,7 +4,6 @@
 //! directory below, because in an overlay the upper directory's owner and mode are what is seen. And a whiteout in a
 //! directory that no layer below has hides nothing: overlayfs, which has nothing to merge there, would show it.
 
-use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +11,7 @@ use rustix::fs::{AtFlags, FileType, Stat};
 
 use crate::disk;
 use crate::error::{Context, Result};
+use crate::unpack::names::Names;
 use crate::unpack::tree::{self, Attributes, Place, Tree};
 
 /// Removes whiteouts from directories in `whited` that hide nothing, and gives each implied directory of `diff` the
@@ -20,23 +20,18 @@ use crate::unpack::tree::{self, Attributes, Place, Tree};
 ///
 /// # Errors
 /// [`Kind::System`](crate::Kind::System) for the disk.
-pub(crate) fn inherit(
-    diff: &Path,
-    below: &[PathBuf],
-    implied: &BTreeSet<Vec<u8>>,
-    whited: &BTreeSet<Vec<u8>>,
-) -> Result<()> {
+pub(crate) fn inherit(diff: &Path, below: &[PathBuf], implied: &Names, whited: &Names) -> Result<()> {
     let own = Tree::new(disk::open_dir(diff)?);
     let lower = below.iter().map(|path| disk::open_dir(path).map(Tree::new)).collect::<Result<Vec<_>>>()?;
-    for path in whited {
-        let parts = components(path);
+    for path in whited.paths() {
+        let parts = components(&path);
         let Some(dir) = own.existing(&parts)? else { continue };
         if first(&lower, &parts)?.is_none() {
-            tree::clear_whiteouts(&dir, false)?;
+            tree::clear_whiteouts(&dir)?;
         }
     }
-    for path in implied {
-        let parts = components(path);
+    for path in implied.paths() {
+        let parts = components(&path);
         let Some(dir) = own.existing(&parts)? else { continue };
         if let Some(stat) = first(&lower, &parts)? {
             let attributes = Attributes {

@@ -8,6 +8,7 @@ pub mod apply;
 pub mod directory;
 pub mod header;
 pub(crate) mod implied;
+pub mod names;
 pub mod pax;
 pub mod tar;
 pub mod target;

@@ -19,7 +19,7 @@ pub struct Pax {
     pub gid: Option<u64>,
     /// `mtime`: seconds and nanoseconds.
     pub mtime: Option<(i64, u32)>,
-    /// `SCHILY.xattr.*` and `LIBARCHIVE.xattr.*` are told apart by their prefix; only the former are kept.
+    /// `SCHILY.xattr.*`, and of `LIBARCHIVE.xattr.*` what is not said by the former.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// `GNU.sparse.*`.
     pub sparse: Sparse,
@@ -39,6 +39,10 @@ pub struct Sparse {
 }
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
+/// The name escaped as in a URL, the value in base64 without padding; bsdtar writes both forms.
+const ENCODED: &[u8] = b"LIBARCHIVE.xattr.";
+/// Attributes of one entry; the kernel lists 64 KiB of names.
+const MAX_XATTRS: usize = 1024;
 /// Keys that change what an archive lists. In a global header readers disagree about them.
 const LISTED: [&[u8]; 7] = [b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime", b"hdrcharset"];
 
@@ -74,9 +78,18 @@ pub fn records(mut data: &[u8]) -> Result<Vec<(&[u8], &[u8])>> {
 /// # Errors
 /// [`Kind::Invalid`] for malformed values.
 pub fn parse(data: &[u8]) -> Result<Pax> {
-    let mut pax = Pax::default();
+    let (mut pax, mut encoded) = (Pax::default(), Vec::new());
     for (key, value) in records(data)? {
-        pax.take(key, value)?;
+        match key.strip_prefix(ENCODED) {
+            Some(name) => encoded.push((unescaped(name)?, decoded(value)?)),
+            None => pax.take(key, value)?,
+        }
+        check_xattrs(encoded.len())?;
+    }
+    for (name, value) in encoded {
+        if !pax.xattrs.iter().any(|(known, _)| *known == name) {
+            pax.xattrs.push((name, value));
+        }
     }
     // GNU writes a made-up `path` beside the real name of a sparse file.
     if let Some(name) = pax.sparse.name.take() {
@@ -93,7 +106,9 @@ pub fn parse(data: &[u8]) -> Result<Pax> {
 /// # Errors
 /// [`Kind::Invalid`] if it does.
 pub fn check_global(data: &[u8]) -> Result<()> {
-    let changes = |key: &[u8]| LISTED.contains(&key) || key.starts_with(b"GNU.sparse.") || key.starts_with(XATTR);
+    let changes = |key: &[u8]| {
+        LISTED.contains(&key) || key.starts_with(b"GNU.sparse.") || key.starts_with(XATTR) || key.starts_with(ENCODED)
+    };
     match records(data)?.into_iter().find(|(key, _)| changes(key)) {
         Some((key, _)) => Err(refuse(&format!("{} in a global header", String::from_utf8_lossy(key)))),
         None => Ok(()),
@@ -130,11 +145,47 @@ impl Pax {
                     // The last record of a name counts, as for every other key.
                     self.xattrs.retain(|(seen, _)| seen != name);
                     self.xattrs.push((name.to_vec(), value.to_vec()));
+                    check_xattrs(self.xattrs.len())?;
                 }
             }
         }
         Ok(())
     }
+}
+
+fn check_xattrs(count: usize) -> Result<()> {
+    match count <= MAX_XATTRS {
+        true => Ok(()),
+        false => Err(Error::new(Kind::TooLarge, format!("pax header: more than {MAX_XATTRS} attributes of one entry"))),
+    }
+}
+
+fn decoded(value: &[u8]) -> Result<Vec<u8>> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD_NO_PAD;
+    let bare = value.iter().rposition(|b| *b != b'=').map_or(&b""[..], |last| &value[..=last]);
+    STANDARD_NO_PAD.decode(bare).map_err(|_| refuse("an attribute is not base64"))
+}
+
+/// `%20` and the like undone.
+fn unescaped(name: &[u8]) -> Result<Vec<u8>> {
+    let mut plain = Vec::with_capacity(name.len());
+    let mut rest = name;
+    while let Some((first, after)) = rest.split_first() {
+        let hex = |b: u8| (b as char).to_digit(16).ok_or_else(|| refuse("the name of an attribute is malformed"));
+        rest = match (first, after) {
+            (b'%', [high, low, after @ ..]) => {
+                plain.push((hex(*high)? << 4 | hex(*low)?) as u8);
+                after
+            }
+            (b'%', _) => return Err(refuse("the name of an attribute is malformed")),
+            _ => {
+                plain.push(*first);
+                after
+            }
+        };
+    }
+    Ok(plain)
 }
 
 /// An empty value takes back an earlier one; a NUL would be cut off by some readers and not by others.
@@ -208,6 +259,19 @@ mod tests {
         assert_eq!(pax.mtime, Some((1, 500_000_000)));
         assert_eq!(pax.xattrs, [(b"user.x".to_vec(), b"\0\n=".to_vec())]);
         assert_eq!(pax.size, Some(8 << 30));
+    }
+
+    #[test]
+    fn attributes_as_libarchive_writes_them() {
+        let encoded = |value: &[u8]| record("LIBARCHIVE.xattr.user.a%20b%3d", value);
+        let plain = record("SCHILY.xattr.user.c", b"1");
+        let pax = parse(&[plain, encoded(b"AAEC/w"), record("LIBARCHIVE.xattr.user.c", b"Mg")].concat()).unwrap();
+        let expect = [(b"user.c".to_vec(), b"1".to_vec()), (b"user.a b=".to_vec(), vec![0, 1, 2, 255])];
+        assert_eq!(pax.xattrs, expect);
+        assert_eq!(parse(&encoded(b"AAE=")).unwrap().xattrs[0].1, [0, 1]);
+        for bad in [encoded(b"%%"), record("LIBARCHIVE.xattr.a%2", b"AA"), record("LIBARCHIVE.xattr.a%zz", b"AA")] {
+            assert!(parse(&bad).is_err(), "{:?}", String::from_utf8_lossy(&bad));
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::unpack::pax::{self, Pax};
 /// Bytes of one extension header; Linux paths end at 4096, attributes at 64 KiB each.
 const MAX_EXTENSION: u64 = 1 << 20;
 /// Fragments of one sparse file.
-const MAX_FRAGMENTS: usize = 1 << 20;
+const MAX_FRAGMENTS: usize = 1 << 19;
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -164,11 +164,31 @@ impl<R: BufRead> Archive<R> {
         let block = self.block()?;
         if header::is_end(&block) {
             self.ended = true;
+            self.second_end()?;
             return Ok(None);
         }
         let header = header::parse(&block)?;
         self.expect(header.size);
         Ok(Some((block, header)))
+    }
+
+    /// Two blocks of zeros end an archive, and what follows them is nobody's. Behind a single one GNU tar goes on,
+    /// Python stops and Go gives up, so only the end of the stream may follow it.
+    fn second_end(&mut self) -> Result<()> {
+        let mut left = BLOCK;
+        while left > 0 {
+            let piece = self.source.fill_buf().context(|| "tar")?;
+            let count = piece.len().min(left);
+            if count == 0 {
+                break;
+            }
+            if piece[..count].iter().any(|byte| *byte != 0) {
+                return Err(refuse("a single block of zeros inside the archive"));
+            }
+            self.source.consume(count);
+            left -= count;
+        }
+        Ok(())
     }
 
     fn block(&mut self) -> Result<[u8; BLOCK]> {

@@ -1,12 +1,12 @@
 //! The seam between what the entries of a layer mean ([`super::apply`]) and what they are written as: a tree of files
 //! ([`super::directory`]), or an EROFS image.
 
-use std::collections::BTreeSet;
 use std::io::BufRead;
 
 use rustix::fs::FileType;
 
 use crate::error::Result;
+use crate::unpack::names::Names;
 use crate::unpack::tar::{Archive, Entry};
 use crate::unpack::tree::Attributes;
 
@@ -121,15 +121,18 @@ pub trait Target {
     /// As [`Target::place`].
     fn make_opaque(&mut self, parts: &[&[u8]]) -> Result<()>;
 
-    /// Removes every whiteout at and below a directory, if it is there.
+    /// Removes the whiteouts in a directory, if it is there; not in those below, which are named as well.
     ///
     /// # Errors
     /// See [`Target::root`].
     fn clear_whiteouts(&mut self, parts: &[&[u8]]) -> Result<()>;
 
+    /// How many directories were made so far without an entry of their own, whatever became of them.
+    fn implied(&self) -> u64;
+
     /// Called once after the last entry; the directories that were made without an entry of their own.
     ///
     /// # Errors
     /// See [`Target::root`].
-    fn finish(&mut self) -> Result<BTreeSet<Vec<u8>>>;
+    fn finish(&mut self) -> Result<Names>;
 }

@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Times
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::unpack::names::Names;
 
 /// Owner, mode and time of an entry.
 #[derive(Clone, Copy, Debug)]
@@ -31,9 +32,18 @@ pub struct Attributes {
 pub struct Tree {
     root: OwnedFd,
     /// The directory that was used last: archives keep siblings together.
-    last: Option<(Vec<u8>, Rc<OwnedFd>)>,
+    last: Option<Visited>,
     /// Directories made because something below them came first.
-    pub implied: std::collections::BTreeSet<Vec<u8>>,
+    pub implied: Names,
+    /// How many of these were ever made.
+    pub made: u64,
+}
+
+/// An open directory in which names come and go, and the time that it must have when that is over.
+struct Visited {
+    path: Vec<u8>,
+    dir: Rc<OwnedFd>,
+    mtime: (i64, u32),
 }
 
 /// A name inside an open directory.
@@ -60,7 +70,7 @@ fn cstring(name: &[u8]) -> Result<CString> {
 impl Tree {
     /// A tree below an open directory.
     pub fn new(root: OwnedFd) -> Self {
-        Self { root, last: None, implied: std::collections::BTreeSet::new() }
+        Self { root, last: None, implied: Names::default(), made: 0 }
     }
 
     /// The root directory.
@@ -68,24 +78,45 @@ impl Tree {
         self.root.as_fd()
     }
 
-    /// Opens a directory of the tree, making those that are missing with mode 0755 and owner root.
+    /// Opens a directory of the tree, making those that are missing with mode 0755, owner root and the time 0. What is
+    /// done in it until another directory is opened, or until [`Tree::settle`], leaves its time as it is.
     ///
     /// # Errors
     /// [`Kind::Invalid`] if something on the way is no directory or a link to nowhere.
     pub fn directory(&mut self, parts: &[&[u8]]) -> Result<Rc<OwnedFd>> {
         let path = parts.join(&b'/');
-        if let Some((known, fd)) = &self.last
-            && *known == path
-        {
-            return Ok(fd.clone());
+        if let Some(known) = self.last.as_ref().filter(|known| known.path == path) {
+            return Ok(known.dir.clone());
         }
+        self.settle()?;
         let fd = match self.open_directory(&path) {
-            Err(Errno::NOENT) if !parts.is_empty() => self.make_directory(parts, &path)?,
+            Err(Errno::NOENT) if !parts.is_empty() => self.make_directories(parts)?,
             other => other.map_err(|why| directory_error(&path, why))?,
         };
-        let fd = Rc::new(fd);
-        self.last = Some((path, fd.clone()));
-        Ok(fd)
+        let (dir, mtime) = (Rc::new(fd), (0, 0));
+        let mut visited = Visited { path, dir, mtime };
+        visited.mtime = modified(&visited.dir)?;
+        let dir = visited.dir.clone();
+        self.last = Some(visited);
+        Ok(dir)
+    }
+
+    /// Gives the directory that was used last the time that it had before: names that come and go change it.
+    ///
+    /// # Errors
+    /// [`Kind::System`].
+    pub fn settle(&mut self) -> Result<()> {
+        match self.last.take() {
+            Some(Visited { dir, mtime, .. }) => set_time_of(&dir, mtime),
+            None => Ok(()),
+        }
+    }
+
+    /// Says that the time of a directory is about to be set for good.
+    pub fn forget(&mut self, path: &[u8]) {
+        if self.last.as_ref().is_some_and(|known| known.path == path) {
+            self.last = None;
+        }
     }
 
     /// Opens a directory only if it is there.
@@ -113,22 +144,29 @@ impl Tree {
         Err(Errno::AGAIN)
     }
 
-    fn make_directory(&mut self, parts: &[&[u8]], path: &[u8]) -> Result<OwnedFd> {
-        let place = self.place(parts)?;
-        match rustix::fs::mkdirat(&place.dir, &place.name, Mode::from(0o755)) {
-            Ok(()) => {
-                // The umask of whoever embeds us must not show in a layer.
-                rustix::fs::chmodat(&place.dir, &place.name, Mode::from(0o755), AtFlags::empty())
-                    .context(|| format!("chmod {:?}", show(path)))?;
-                self.implied.insert(path.to_vec());
+    /// Makes what is missing of a path, from the nearest directory that is there downwards. A loop, and each step from
+    /// its parent's descriptor: a path has two thousand components if its writer wants to be a nuisance.
+    fn make_directories(&mut self, parts: &[&[u8]]) -> Result<OwnedFd> {
+        let mut there = parts.len();
+        let mut dir = loop {
+            there -= 1;
+            let path = parts[..there].join(&b'/');
+            match self.open_directory(&path) {
+                Err(Errno::NOENT) if there > 0 => {}
+                other => break other.map_err(|why| directory_error(&path, why))?,
             }
-            Err(Errno::EXIST) => {
-                let why = format!("path {:?}: goes through a symbolic link to nowhere", show(path));
-                return Err(Error::new(Kind::Invalid, why));
-            }
-            Err(why) => return Err(directory_error(path, why)),
+        };
+        let mut mtime = modified(&dir)?;
+        for (at, name) in parts.iter().enumerate().skip(there) {
+            let path = parts[..=at].join(&b'/');
+            let next = make_directory(&dir, name, &path)?;
+            set_time_of(&dir, mtime)?;
+            (dir, mtime) = (next, (0, 0));
+            self.made += 1;
+            self.implied.insert(&path)?;
         }
-        self.open_directory(path).map_err(|why| directory_error(path, why))
+        set_time_of(&dir, (0, 0))?;
+        Ok(dir)
     }
 
     /// The open parent directory and the last name of a path, which must not be the root.
@@ -155,9 +193,37 @@ impl Tree {
     /// # Errors
     /// [`Kind::System`].
     pub fn remove(&mut self, place: &Place) -> Result<()> {
-        self.last = None;
-        remove_all(place.dir.as_fd(), &place.name).context(|| format!("remove {:?}", place.name))
+        remove_all(place.dir.as_fd(), &place.name).context(|| format!("remove {:?}", place.name))?;
+        self.settle()
     }
+}
+
+/// Makes one directory and opens it.
+fn make_directory(dir: &OwnedFd, name: &[u8], path: &[u8]) -> Result<OwnedFd> {
+    match rustix::fs::mkdirat(dir, name, Mode::from(0o755)) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => {
+            let why = format!("path {:?}: goes through a symbolic link to nowhere", show(path));
+            return Err(Error::new(Kind::Invalid, why));
+        }
+        Err(why) => return Err(directory_error(path, why)),
+    }
+    let flags = DIRECTORY.union(OFlags::NOFOLLOW);
+    let made = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(|why| directory_error(path, why))?;
+    // The umask of whoever embeds us must not show in a layer.
+    rustix::fs::chmodat(&made, c".", Mode::from(0o755), AtFlags::empty())
+        .context(|| format!("chmod {:?}", show(path)))?;
+    Ok(made)
+}
+
+/// When names last came into a directory or went.
+fn modified(dir: &OwnedFd) -> Result<(i64, u32)> {
+    let stat = rustix::fs::statat(dir, c".", AtFlags::empty()).context(|| "stat a directory")?;
+    Ok((stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)))
+}
+
+fn set_time_of(dir: &OwnedFd, mtime: (i64, u32)) -> Result<()> {
+    rustix::fs::utimensat(dir, c".", &timestamps(mtime), AtFlags::empty()).context(|| "set the time of a directory")
 }
 
 fn directory_error(path: &[u8], why: Errno) -> Error {
@@ -267,31 +333,24 @@ pub fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
-/// Removes the whiteouts in a directory, and if `deep` in all directories below it.
+/// Removes the whiteouts in a directory, whose time stays.
 ///
 /// # Errors
 /// [`Kind::System`].
-pub fn clear_whiteouts(start: &OwnedFd, deep: bool) -> Result<()> {
+pub fn clear_whiteouts(start: &OwnedFd) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let what = || "clear whiteouts";
-    let open = |dir: &OwnedFd, name: &std::ffi::CStr| rustix::fs::openat(dir, name, flags, Mode::empty()).context(what);
-    let mut todo = vec![open(start, c".")?];
-    while let Some(dir) = todo.pop() {
-        for entry in rustix::fs::Dir::read_from(&dir).context(what)? {
-            let entry = entry.context(what)?;
-            let name = entry.file_name();
-            let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).context(what)?;
-            if is_whiteout(&stat) {
-                rustix::fs::unlinkat(&dir, name, AtFlags::empty()).context(what)?;
-                continue;
-            }
-            let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            if deep && is_dir && !matches!(name.to_bytes(), b"." | b"..") {
-                todo.push(open(&dir, name)?);
-            }
+    let dir = rustix::fs::openat(start, c".", flags, Mode::empty()).context(what)?;
+    let mtime = modified(&dir)?;
+    for entry in rustix::fs::Dir::read_from(&dir).context(what)? {
+        let entry = entry.context(what)?;
+        let name = entry.file_name();
+        let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).context(what)?;
+        if is_whiteout(&stat) {
+            rustix::fs::unlinkat(&dir, name, AtFlags::empty()).context(what)?;
         }
     }
-    Ok(())
+    set_time_of(&dir, mtime)
 }
 
 /// Removes a name and everything below it, following nothing; a missing name is success. Iterative, because a

@@ -24,7 +24,7 @@ const PREFIX: &[u8] = b".wh.";
 /// The components of a stored path. A leading slash means the layer's root, as in every peer.
 ///
 /// # Errors
-/// [`Kind::Invalid`] for `..` or NUL, [`Kind::TooLarge`] beyond PATH_MAX.
+/// [`Kind::Invalid`] for `..` or NUL, [`Kind::TooLarge`] beyond PATH_MAX or NAME_MAX.
 pub fn components(path: &[u8]) -> Result<Components<'_>> {
     let refuse = |why: &str| Err(Error::new(Kind::Invalid, format!("path {:?}: {why}", String::from_utf8_lossy(path))));
     if path.len() > 4095 {
@@ -34,6 +34,9 @@ pub fn components(path: &[u8]) -> Result<Components<'_>> {
         return refuse("contains NUL");
     }
     let parts: Components<'_> = path.split(|b| *b == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
+    if let Some(long) = parts.iter().find(|part| part.len() > 255) {
+        return Err(Error::new(Kind::TooLarge, format!("a name of {} bytes, more than 255", long.len())));
+    }
     match parts.contains(&&b".."[..]) {
         true => refuse("contains .."),
         false => Ok(parts),
@@ -116,6 +119,13 @@ mod tests {
         ] {
             assert_eq!(said(path), expect, "{path:?}");
         }
-        assert_eq!(meaning(&[b'a'; 5000]).unwrap_err().kind(), Kind::TooLarge);
+        for (path, why) in [
+            ("x/".repeat(2048), "a path of 4096 bytes, more than 4095"),
+            ("n".repeat(256), "a name of 256 bytes, more than 255"),
+        ] {
+            let said = meaning(path.as_bytes()).unwrap_err();
+            assert_eq!((said.kind(), said.to_string().as_str()), (Kind::TooLarge, why));
+        }
+        assert!(meaning("n".repeat(255).as_bytes()).is_ok());
     }
 }
