@@ -13,6 +13,15 @@ pub fn of(root: &Path) -> Vec<String> {
     lines
 }
 
+/// An unpacked layer: as [`of`], without the times of whiteouts, which no image determines.
+pub fn of_layer(root: &Path) -> Vec<String> {
+    let timeless = |line: String| match line.split_once(" node 2 0 ") {
+        Some((name, _)) => format!("{name} whiteout"),
+        None => line,
+    };
+    of(root).into_iter().map(timeless).collect()
+}
+
 fn walk(root: &Path, relative: &Path, first: &mut HashMap<u64, String>, lines: &mut Vec<String>) {
     let path = root.join(relative);
     let meta = std::fs::symlink_metadata(&path).unwrap();
