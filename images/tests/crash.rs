@@ -111,7 +111,7 @@ async fn clear(store: &Path, name: &Reference) {
         assert!(left.is_empty(), "left in {dir}: {left:?}");
     }
     assert!(mounts(store).is_empty());
-    assert_eq!(std::fs::read_dir(store).unwrap().count(), 8, "stray files beside the index");
+    assert_eq!(std::fs::read_dir(store).unwrap().count(), 9, "stray files beside the index");
 }
 
 #[tokio::test(flavor = "multi_thread")]
