@@ -162,6 +162,29 @@ impl Blobs {
         self.root.join("ingest").join(format!("{}-{}", digest.algorithm().name(), digest.hex()))
     }
 
+    /// Unfinished downloads that nobody owns and nobody has continued for so long: file name and bytes on disk.
+    pub(crate) fn leftovers(&self, idle: Duration) -> Result<Vec<(String, u64)>> {
+        let dir = self.root.join("ingest");
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&dir).context(|| format!("read {}", dir.display()))?.flatten() {
+            let (Ok(name), Ok(file)) = (entry.file_name().into_string(), File::open(entry.path())) else { continue };
+            if let (Ok(()), Ok(meta)) = (file.try_lock(), file.metadata())
+                && is_older(&meta, idle)
+            {
+                found.push((name, meta.blocks() * 512));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Removes an unfinished download unless somebody owns it by now; whether it did.
+    pub(crate) fn remove_leftover(&self, name: &str) -> bool {
+        let path = self.root.join("ingest").join(name);
+        let Ok(file) = File::open(&path) else { return false };
+        !name.contains('/') && file.try_lock().is_ok() && std::fs::remove_file(&path).is_ok()
+    }
+
     /// Removes unfinished downloads that nobody owns and that are empty or old.
     fn clear_ingest(&self) -> Result<()> {
         let dir = self.root.join("ingest");

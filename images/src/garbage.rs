@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::digest::Digest;
 use crate::layers::Key;
+use crate::store::Usage;
 
 /// Which images may go.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -44,9 +45,6 @@ pub(crate) enum Content {
     Layer(Key),
 }
 
-/// Bytes and inodes on disk.
-pub use crate::store::Usage;
-
 /// What keeps content alive.
 #[derive(Debug, Default)]
 pub(crate) struct Roots {
@@ -57,7 +55,7 @@ pub(crate) struct Roots {
 }
 
 impl Roots {
-    fn keep(&self, content: &Content) -> bool {
+    pub(crate) fn keep(&self, content: &Content) -> bool {
         match content {
             Content::Blob(digest) => self.blobs.contains(digest),
             Content::Layer(key) => self.layers.contains(key),
@@ -145,7 +143,8 @@ pub struct Plan {
     pub frees: Usage,
     /// The high mark is passed and these images do not suffice: so many bytes are missing.
     pub missing: u64,
-    pub(crate) content: Vec<Content>,
+    /// Every piece with what it takes.
+    pub(crate) content: Vec<(Content, Usage)>,
 }
 
 /// Decides. `now`: nanoseconds since 1970.
@@ -158,16 +157,15 @@ pub(crate) fn plan(rules: &Rules, roots: &Roots, images: &[Candidate], seen: &Se
     for (content, size) in &seen.content {
         if !users.contains_key(content) && !roots.keep(content) {
             add(&mut plan.orphans, *size);
-            plan.content.push(content.clone());
+            plan.content.push((content.clone(), *size));
         }
     }
     plan.frees = plan.orphans;
     for (_, bytes) in &plan.leftovers {
         add(&mut plan.frees, Usage { bytes: *bytes, inodes: 1 });
     }
-    let mut chosen = chosen(rules, images, now);
     let goal = rules.marks.map_or(0, |(high, low)| to_free(high, low, seen));
-    for (image, reason) in chosen.by_ref() {
+    for (image, reason) in chosen(rules, images, now) {
         if reason == Reason::Space && plan.frees.bytes >= goal {
             break;
         }
@@ -224,7 +222,7 @@ fn release<'a>(
     users: &mut HashMap<&'a Content, usize>,
     roots: &Roots,
     seen: &Seen,
-    dead: &mut Vec<Content>,
+    dead: &mut Vec<(Content, Usage)>,
 ) -> Usage {
     let mut freed = Usage::default();
     for content in &image.content {
@@ -232,7 +230,7 @@ fn release<'a>(
         *count -= 1;
         if let (0, false, Some(size)) = (*count, roots.keep(content), seen.content.get(content)) {
             add(&mut freed, *size);
-            dead.push(content.clone());
+            dead.push((content.clone(), *size));
         }
     }
     freed

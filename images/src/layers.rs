@@ -70,6 +70,13 @@ pub(crate) struct Facts {
     pub(crate) root: bool,
 }
 
+impl Facts {
+    /// What the layer takes.
+    pub(crate) fn usage(&self) -> crate::store::Usage {
+        crate::store::Usage { bytes: self.bytes, inodes: self.inodes }
+    }
+}
+
 /// The unpacked layers of one store.
 #[derive(Debug)]
 pub(crate) struct Layers {
@@ -108,6 +115,11 @@ impl Layers {
     /// The directory with a layer's content.
     pub(crate) fn diff(&self, key: &Key) -> PathBuf {
         self.dir(key).join("diff")
+    }
+
+    /// All that a layer takes.
+    pub(crate) fn home(&self, key: &Key) -> PathBuf {
+        self.dir(key)
     }
 
     fn dir(&self, key: &Key) -> PathBuf {

@@ -40,13 +40,14 @@
 mod artifact;
 mod blobs;
 pub mod cli;
+mod collect;
 mod config;
 pub mod digest;
 mod disk;
 mod error;
 mod fault;
 mod fetch;
-mod garbage;
+pub mod garbage;
 mod import;
 mod index;
 mod intake;
@@ -68,6 +69,7 @@ mod store;
 pub mod unpack;
 mod used;
 
+pub use collect::Done;
 pub use config::{Config, Limits};
 pub use digest::Digest;
 pub use error::{Error, Kind, Result};

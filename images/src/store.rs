@@ -14,7 +14,6 @@ use crate::digest::Digest;
 use crate::disk::{self, GroupSync};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fetch::{self, Wanted};
-use crate::garbage;
 use crate::index::{Entry, Index, Layer, Record};
 use crate::layers::{Key, Layers, Position};
 use crate::manifest::Descriptor;
@@ -125,6 +124,10 @@ impl Store {
             config: Config { root, ..config },
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// The directory that `Config::root` named.
@@ -252,16 +255,6 @@ impl Store {
             true => self.by_id(&id),
             false => Err(missing()),
         }
-    }
-
-    /// Deletes blobs and layers that no image, root filesystem or running pull needs; the bytes of these blobs.
-    /// `None` if another process is using the store: try later.
-    ///
-    /// # Errors
-    /// [`Kind::System`] for the disk.
-    pub async fn collect(&self) -> Result<Option<u64>> {
-        let shared = self.shared.clone();
-        blocking(move || collect(&shared)).await
     }
 
     /// Writes an image as an OCI archive to the file `path`, which must not exist, under its tags.
@@ -410,7 +403,7 @@ impl Store {
     }
 }
 
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -457,31 +450,4 @@ fn view(
         }));
     }
     images
-}
-
-fn collect(shared: &Shared) -> Result<Option<u64>> {
-    shared.leases.exclusively(|mut roots| {
-        let record = shared.index.load()?.0;
-        shared.uses.keep_only(&record.images.iter().map(|entry| entry.config.hex()).collect());
-        for entry in &record.images {
-            roots.blobs.insert(entry.config.clone());
-            roots.blobs.extend(entry.documents.iter().cloned());
-            roots.blobs.extend(entry.layers.iter().map(|layer| layer.digest.clone()));
-            for position in positions(entry) {
-                roots.layers.extend([Key::alone(&position.diff_id), Key::chained(&position.chain_id)]);
-            }
-        }
-        for key in shared.rootfses.keys()? {
-            roots.layers.extend(shared.rootfses.record(&key)?.into_iter().flat_map(|record| record.layers));
-        }
-        let seen = garbage::Seen { blobs: shared.blobs.list()?, layers: shared.layers.list()? };
-        let plan = garbage::plan(&roots, &seen);
-        for digest in &plan.blobs {
-            shared.blobs.remove(digest)?;
-        }
-        for key in &plan.layers {
-            shared.layers.remove(key)?;
-        }
-        Ok(plan.blob_bytes)
-    })
 }
