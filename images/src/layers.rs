@@ -21,7 +21,7 @@ use crate::digest::{Digest, Hasher};
 use crate::disk::{self, GroupSync};
 use crate::error::{Context, Error, Kind, Result, through_io};
 use crate::fault;
-use crate::unpack::{self, Summary, names::Names, tar::Archive, tree};
+use crate::unpack::{self, Summary, borrowed::Borrowed, names::Names, tar::Archive, tree};
 
 /// Name of an unpacked layer below `layers/`.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -91,6 +91,7 @@ pub(crate) struct Unpacked {
     facts: Facts,
     implied: Names,
     whited: Names,
+    borrowed: Borrowed,
 }
 
 /// Where a layer lies.
@@ -168,6 +169,7 @@ impl Layers {
             },
             implied: Names::default(),
             whited: Names::default(),
+            borrowed: Borrowed::default(),
         };
         let diff = dir.join("diff");
         std::fs::create_dir(&diff).context(|| "make the layer's directory")?;
@@ -183,6 +185,7 @@ impl Layers {
         unpacked.facts.root = summary.root;
         unpacked.implied = summary.implied;
         unpacked.whited = summary.whited;
+        unpacked.borrowed = summary.borrowed;
         Ok(unpacked)
     }
 
@@ -199,7 +202,7 @@ impl Layers {
         let key = if alone { Key::alone(&position.diff_id) } else { Key::chained(&position.chain_id) };
         if !below.is_empty() {
             let below: Vec<PathBuf> = below.iter().rev().map(|key| self.diff(key)).collect();
-            crate::unpack::implied::inherit(&dir.join("diff"), &below, &unpacked.implied, &unpacked.whited)?;
+            unpacked.rest_on(&dir.join("diff"), &below)?;
         }
         let facts =
             serde_json::to_vec(&unpacked.facts).map_err(|why| Error::caused(Kind::System, "layer.json", why))?;
@@ -272,7 +275,19 @@ impl Layers {
 impl Unpacked {
     /// The layer is the same over any other layers: it can be committed before those below it.
     pub(crate) fn is_alone(&self) -> bool {
-        self.implied.is_empty() && self.facts.whiteouts == 0
+        self.implied.is_empty() && self.facts.whiteouts == 0 && self.borrowed.is_empty()
+    }
+
+    /// What the layers below, highest first, have to say: files that are linked to, looks of directories, and which
+    /// whiteouts hide something.
+    fn rest_on(&mut self, diff: &Path, below: &[PathBuf]) -> Result<()> {
+        if !self.borrowed.is_empty() {
+            let added = unpack::borrowed::fill(diff, below, &self.borrowed)?;
+            self.facts.bytes += added.bytes;
+            self.facts.inodes += added.inodes;
+            added.implied.paths().try_for_each(|path| self.implied.insert(&path))?;
+        }
+        unpack::implied::inherit(diff, below, &self.implied, &self.whited)
     }
 }
 

@@ -68,7 +68,19 @@ fn second() -> Vec<u8> {
 }
 
 fn third() -> Vec<u8> {
-    Tape::new().dir("tree/", 0o711).file("tree/y", "y").file("etc/.wh.keep2", "").file("late/.wh.nothing", "").end()
+    Tape::new()
+        .dir("tree/", 0o711)
+        .file("tree/y", "y")
+        .file("etc/.wh.keep2", "")
+        .file("late/.wh.nothing", "")
+        // Names for what lies two layers down, one layer down, and for one of these names.
+        .hard_link("bin/suid2", "suid")
+        .hard_link("ping2", "/ping")
+        .hard_link("ping3", "./ping2")
+        .hard_link("null2", "null")
+        .hard_link("link2", "link")
+        .hard_link("tmp/added2", "tmp/added")
+        .end()
 }
 
 fn read(path: &Path) -> String {
@@ -128,18 +140,86 @@ async fn the_tree_is_the_one_that_umoci_makes() {
     let ours = listing::of(&store.rootfs(&image.id, "c").await.unwrap().path);
     let bundle = house.path("bundle");
     let image = format!("{}:v1", layout.display());
+    assert!(ours.iter().any(|line| line.starts_with("/ping3 ") && line.contains(" = /ping")), "{ours:#?}");
     let output = Command::new("umoci").args(["unpack", "--image", &image]).arg(&bundle).output().unwrap();
     assert!(output.status.success(), "umoci: {}", String::from_utf8_lossy(&output.stderr));
     let theirs = listing::of(&bundle.join("rootfs"));
     // Directories that no layer describes have no time of their own, and umoci does not restore that of the root.
     let comparable = |lines: Vec<String>| -> Vec<String> {
-        let implied =
-            |line: &str| ["/ ", "/late ", "/deep"].iter().any(|p| line.starts_with(p)) && line.contains(" dir ");
+        let implied = |line: &str| {
+            ["/ ", "/late ", "/deep", "/bin "].iter().any(|p| line.starts_with(p)) && line.contains(" dir ")
+        };
         lines.into_iter().filter(|line| !implied(line)).collect()
     };
     let (ours, theirs) = (comparable(ours), comparable(theirs));
     let only = |a: &[String], b: &[String]| a.iter().filter(|line| !b.contains(line)).cloned().collect::<Vec<_>>();
     assert_eq!(ours, theirs, "only ours: {:#?}\nonly umoci's: {:#?}", only(&ours, &theirs), only(&theirs, &ours));
+    store.release_rootfs("c").await.unwrap();
+}
+
+/// Layers made by tools that compare two trees: a hard link whose file did not change is in another layer.
+#[tokio::test(flavor = "multi_thread")]
+async fn hard_links_reach_down_only_to_what_is_seen() {
+    let test = "hard_links_reach_down_only_to_what_is_seen";
+    if !may_mount(test) {
+        return;
+    }
+    let house = House::new("borrow");
+    let base = || {
+        let usr = Tape::new()
+            .dir("usr", 0o755)
+            .dir("usr/lib", 0o751)
+            .file("usr/lib/x.so", "library")
+            .symlink("lib", "/usr/lib");
+        usr.file("gone", "g").dir("full", 0o755).file("full/in", "i").end()
+    };
+    let import = async |name: &str, top: Tape| {
+        let layers = [
+            (base(), Packing::Gzip),
+            (Tape::new().file(".wh.gone", "").end(), Packing::Gzip),
+            (top.end(), Packing::Gzip),
+        ];
+        let layout = tape::layout(&house.path(name), &format!("{name}:1"), &layers);
+        house.store().import(&layout, None).await.map(|mut images| images.remove(0))
+    };
+    let refused = [
+        ("hidden", Tape::new().hard_link("new", "gone")),
+        ("nowhere", Tape::new().hard_link("new", "usr/lib/none")),
+        ("directory", Tape::new().hard_link("new", "usr/lib")),
+        ("outside", Tape::new().symlink("lib", "/etc").hard_link("new", "lib/passwd")),
+        ("opaque", Tape::new().file("full/.wh..wh..opq", "").hard_link("new", "full/in")),
+        ("whited", Tape::new().file("usr/.wh.lib", "").hard_link("new", "usr/lib/x.so")),
+        ("replaced", Tape::new().file("full", "a file").hard_link("new", "full/in")),
+    ];
+    for (name, top) in refused {
+        let why = import(name, top).await.unwrap_err();
+        assert!(why.kind() == Kind::Invalid && why.to_string().contains("hard link"), "{name}: {why}");
+    }
+    // Through a link of a lower layer; beside a later whiteout of its source; and a link that gives way again.
+    let top = Tape::new()
+        .hard_link("a", "lib/x.so")
+        .hard_link("b", "full/in")
+        .file("full/.wh.in", "")
+        .hard_link("c", "full/in2")
+        .file("full/in2", "2")
+        .hard_link("d", "lib/x.so")
+        .file("d", "own");
+    assert!(import("late", top).await.is_err(), "a link to what comes later is a link to nothing");
+    let top = Tape::new()
+        .hard_link("a", "lib/x.so")
+        .hard_link("b", "full/in")
+        .file("full/.wh.in", "")
+        .hard_link("d", "lib/x.so")
+        .file("d", "own");
+    let image = import("good", top).await.unwrap();
+    let store = house.store();
+    let rootfs = store.rootfs(&image.id, "c").await.unwrap().path;
+    let meta = |name: &str| std::fs::symlink_metadata(rootfs.join(name)).unwrap();
+    assert_eq!(meta("a").ino(), meta("usr/lib/x.so").ino(), "both names are one file");
+    assert_eq!((read(&rootfs.join("a")), read(&rootfs.join("b"))), ("library".into(), "i".into()));
+    assert_eq!((read(&rootfs.join("d")), rootfs.join("full/in").exists()), ("own".into(), false));
+    assert_eq!(meta("usr/lib").mode() & 0o7777, 0o751, "the directory above the copy looks as it did");
+    assert!(meta("lib").is_symlink());
     store.release_rootfs("c").await.unwrap();
 }
 

@@ -7,6 +7,7 @@ use rustix::fs::FileType;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
+use crate::unpack::borrowed::Borrowed;
 use crate::unpack::directory::Directory;
 use crate::unpack::names::Names;
 use crate::unpack::tar::{Archive, Entry, Type};
@@ -42,6 +43,8 @@ pub struct Summary {
     /// Directories without an entry of their own, the root apart; over a lower layer they must look like its
     /// directory.
     pub implied: Names,
+    /// Hard links to files of the layers below.
+    pub borrowed: Borrowed,
 }
 
 /// Unpacks `archive` into the directory `root`.
@@ -91,17 +94,28 @@ impl<T: Target> Layer<'_, T> {
             Meaning::Opaque(parts) => self.make_opaque(&parts),
             Meaning::Whiteout(parts) => self.whiteout(&parts),
             Meaning::Entry(parts) if parts.is_empty() => self.root(entry),
-            Meaning::Entry(parts) => match entry.kind {
-                Type::File => self.file(archive, entry, &parts),
-                Type::Directory => self.directory(entry, &parts),
-                Type::Symlink => self.symlink(entry, &parts),
-                Type::HardLink => self.hard_link(entry, &parts),
-                // The marker itself, in an archive of an unpacked overlay directory.
-                Type::Char(0, 0) => self.whiteout(&parts),
-                Type::Char(major, minor) => self.node(entry, &parts, FileType::CharacterDevice, (major, minor)),
-                Type::Block(major, minor) => self.node(entry, &parts, FileType::BlockDevice, (major, minor)),
-                Type::Fifo => self.node(entry, &parts, FileType::Fifo, (0, 0)),
-            },
+            Meaning::Entry(parts) => self.entry(archive, entry, &parts),
+        }
+    }
+
+    fn entry<R: BufRead>(&mut self, archive: &mut Archive<R>, entry: &Entry, parts: &Components<'_>) -> Result<()> {
+        if !self.summary.borrowed.is_empty() {
+            let path = parts.join(&b'/');
+            match entry.kind {
+                Type::Directory => self.summary.borrowed.remove(&path),
+                _ => self.summary.borrowed.remove_within(&path),
+            }
+        }
+        match entry.kind {
+            Type::File => self.file(archive, entry, parts),
+            Type::Directory => self.directory(entry, parts),
+            Type::Symlink => self.symlink(entry, parts),
+            Type::HardLink => self.hard_link(entry, parts),
+            // The marker itself, in an archive of an unpacked overlay directory.
+            Type::Char(0, 0) => self.whiteout(parts),
+            Type::Char(major, minor) => self.node(entry, parts, FileType::CharacterDevice, (major, minor)),
+            Type::Block(major, minor) => self.node(entry, parts, FileType::BlockDevice, (major, minor)),
+            Type::Fifo => self.node(entry, parts, FileType::Fifo, (0, 0)),
         }
     }
 
@@ -173,7 +187,7 @@ impl<T: Target> Layer<'_, T> {
         self.make(|target| target.node(&place, kind, device, &look))
     }
 
-    /// A further name for an inode of this layer. Its attributes are those of the first name.
+    /// A further name for an inode of this layer, or of one below. Its attributes are those of the first name.
     fn hard_link(&mut self, entry: &Entry, parts: &Components<'_>) -> Result<()> {
         let refuse = |why: &str| {
             Error::new(Kind::Invalid, format!("hard link to {:?}: {why}", String::from_utf8_lossy(&entry.link)))
@@ -182,13 +196,24 @@ impl<T: Target> Layer<'_, T> {
         if from.is_empty() || from == *parts {
             return Err(refuse("it is the link itself or the root"));
         }
+        let path = parts.join(&b'/');
+        if let Some(first) = self.summary.borrowed.target(&from.join(&b'/')).map(<[u8]>::to_vec) {
+            self.fresh(parts)?;
+            return self.summary.borrowed.insert(&path, &first);
+        }
         let missing = || refuse("no such file in this layer");
-        let from = self.target.find(&from)?.ok_or_else(missing)?;
-        let inode = match self.target.stands(&from)? {
+        let place = self.target.find(&from)?;
+        let stands = place.as_ref().map(|place| self.target.stands(place)).transpose()?.flatten();
+        let inode = match stands {
             Some(Stands::Other(inode)) => inode,
             Some(Stands::Directory) => return Err(refuse("it is a directory")),
+            None if !self.options.lowest && !self.hides(&from)? => {
+                self.fresh(parts)?;
+                return self.summary.borrowed.insert(&path, &from.join(&b'/'));
+            }
             Some(Stands::Whiteout) | None => return Err(missing()),
         };
+        let from = place.ok_or_else(missing)?;
         let place = self.target.place(parts)?;
         match self.target.stands(&place)? {
             Some(Stands::Other(own)) if own == inode => return Ok(()),
@@ -196,6 +221,21 @@ impl<T: Target> Layer<'_, T> {
             None => {}
         }
         self.target.link(&from, &place)
+    }
+
+    /// This layer hides what those below have at a path, where it has nothing itself.
+    fn hides(&mut self, parts: &Components<'_>) -> Result<bool> {
+        for length in 0..parts.len() {
+            if self.opaque.contains(&parts[..length].join(&b'/')) {
+                return Ok(true);
+            }
+            let Some(place) = self.target.find(&parts[..=length])? else { return Ok(false) };
+            if matches!(self.target.stands(&place)?, Some(Stands::Whiteout | Stands::Other(_))) {
+                // A link on the way may lead to where it is not hidden; such a target is not looked for.
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The place of a path with nothing there.
@@ -217,6 +257,7 @@ impl<T: Target> Layer<'_, T> {
         self.target.remove(place, parts)?;
         let path = parts.join(&b'/');
         self.opaque.remove_within(&path);
+        self.summary.borrowed.remove_within(&path);
         self.summary.whited.remove_within(&path);
         Ok(())
     }

@@ -46,7 +46,7 @@ pub(crate) fn inherit(diff: &Path, below: &[PathBuf], implied: &Names, whited: &
     Ok(())
 }
 
-fn components(path: &[u8]) -> Vec<&[u8]> {
+pub(super) fn components(path: &[u8]) -> Vec<&[u8]> {
     path.split(|b| *b == b'/').filter(|part| !part.is_empty()).collect()
 }
 
@@ -66,7 +66,7 @@ fn first(lower: &[Tree], parts: &[&[u8]]) -> Result<Option<Stat>> {
 }
 
 /// Something other than a plain directory stands on the way, or a directory on the way is opaque.
-fn hides(tree: &Tree, parts: &[&[u8]]) -> Result<bool> {
+pub(super) fn hides(tree: &Tree, parts: &[&[u8]]) -> Result<bool> {
     for length in 0..parts.len() {
         let Some(dir) = tree.existing(&parts[..length])? else { return Ok(false) };
         if is_opaque(&dir) {

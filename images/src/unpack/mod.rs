@@ -5,6 +5,7 @@
 //! always wins over a whiteout, whichever came first.
 
 pub mod apply;
+pub mod borrowed;
 pub mod directory;
 pub mod header;
 pub(crate) mod implied;

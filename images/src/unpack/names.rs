@@ -20,16 +20,16 @@ pub struct Names {
     bytes: usize,
 }
 
-fn key(path: &[u8]) -> Vec<u8> {
+pub(super) fn key(path: &[u8]) -> Vec<u8> {
     path.iter().map(|byte| if *byte == b'/' { 0 } else { *byte }).collect()
 }
 
-fn path(key: &[u8]) -> Vec<u8> {
+pub(super) fn path(key: &[u8]) -> Vec<u8> {
     key.iter().map(|byte| if *byte == 0 { b'/' } else { *byte }).collect()
 }
 
-/// `inner` is `outer` or below it; the root, an empty path, is above everything.
-fn is_within(inner: &[u8], outer: &[u8]) -> bool {
+/// Of two keys, `inner` is `outer` or below it; the root, an empty path, is above everything.
+pub(super) fn is_within(inner: &[u8], outer: &[u8]) -> bool {
     outer.is_empty() || inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest[0] == 0)
 }
 
@@ -51,6 +51,11 @@ impl Names {
             )),
             false => Ok(()),
         }
+    }
+
+    /// The path itself is in it.
+    pub fn contains(&self, path: &[u8]) -> bool {
+        self.keys.contains(&key(path))
     }
 
     /// Takes out one path.

@@ -274,6 +274,28 @@ impl Place {
         rustix::fs::lsetxattr(self.proc_path().as_slice(), name, value, XattrFlags::empty())
     }
 
+    /// The extended attributes of the name itself, none where the filesystem has no such thing.
+    ///
+    /// # Errors
+    /// [`Kind::System`].
+    pub fn xattrs(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let path = self.proc_path();
+        let mut names = vec![0; 64 << 10];
+        let count = match rustix::fs::llistxattr(path.as_slice(), &mut names) {
+            Err(Errno::NOTSUP) => 0,
+            other => other.context(|| format!("list the attributes of {:?}", self.name))?,
+        };
+        let names = names[..count].split(|b| *b == 0).filter(|name| !name.is_empty());
+        let value = |name: &[u8]| {
+            let mut value = vec![0; 64 << 10];
+            let count = rustix::fs::lgetxattr(path.as_slice(), name, &mut value)
+                .context(|| format!("read attribute {} of {:?}", String::from_utf8_lossy(name), self.name))?;
+            value.truncate(count);
+            Ok((name.to_vec(), value))
+        };
+        names.map(value).collect()
+    }
+
     fn proc_path(&self) -> Vec<u8> {
         let mut path = format!("/proc/self/fd/{}/", self.dir.as_raw_fd()).into_bytes();
         path.extend_from_slice(self.name.as_bytes());
