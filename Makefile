@@ -8,7 +8,7 @@ RUNTIME := $(TARGET)/$(MUSL)/runtime/gantry-runtime
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: help setup setup-test setup-bench setup-vm build demo up down test check vm-test bench security fuzz install
+.PHONY: help setup setup-test setup-bench setup-vm build demo up down test check vm-test power-cut bench security fuzz install
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ check: ## format, lints, the house rules and the tests that need no root: about 
 
 vm-test: setup-vm ## run the runtime's tests in a virtual machine with pure cgroup v2
 	$(CARGO) run -q -p gantry-tests --bin vm-test
+
+power-cut: setup-test ## cut the power of recorded disks at hundreds of points of pulls and removals: some minutes
+	GANTRY_POWER_CUTS=200 $(CARGO) test -q -p gantry-images --test power -- --nocapture
 
 bench: setup-bench build ## measure against the peers, interleaved, and print the table
 	$(CARGO) build -p gantry-runtime --profile runtime --target $(MUSL) --examples

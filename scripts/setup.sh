@@ -18,6 +18,7 @@ for purpose in "$@"; do
       want docker-registry docker-registry; want skopeo skopeo; want umoci umoci; want openssl openssl
       want python3 python3-minimal; want htpasswd apache2-utils; want script bsdutils; want strip binutils; want g++ g++
       want podman podman; want containerd containerd; want unshare util-linux; want setfattr attr; want newuidmap uidmap
+      want mke2fs e2fsprogs; want mkfs.xfs xfsprogs; want mkfs.btrfs btrfs-progs; want qemu-storage-daemon qemu-system-common
       want runc runc; want crun crun; want groff groff-base; want zsh zsh; want fish fish; want bash bash
       # libseccomp's own compiler of filters, which ours is compared with.
       /usr/bin/python3 -c 'import seccomp' 2>/dev/null || packages="$packages python3-seccomp"

@@ -193,7 +193,7 @@ async fn walk_all(name: &str, effect: &str) {
     let pulled = flow.name.to_string();
     let mut steps = BTreeMap::new();
     let seen = async |store: &Store| {
-        assert_eq!(names(store), [pulled.clone()]);
+        assert_eq!(names(store), std::slice::from_ref(&pulled));
         assert!(listing::of(&flow.store().join("rootfs/c/merged")) == whole, "the root filesystem differs");
     };
     steps.insert("pull", flow.walk(&[], "pull", effect, seen).await);
