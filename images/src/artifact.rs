@@ -80,18 +80,20 @@ fn file(layer: &Descriptor) -> Result<File> {
 /// [`Kind::Invalid`] if the content is not that of the digest; [`Kind::System`] for the disk.
 pub(crate) fn place(input: &mut dyn Read, size: u64, file: &File, root: OwnedFd) -> Result<Summary> {
     let what = || format!("write {:?}", file.name);
-    let mut dir = root;
+    let mut dirs = vec![root];
     let mut parts: Vec<&str> = file.name.split('/').collect();
     let last = parts.pop().unwrap_or_default();
     let (executable, plain) = (Mode::from(0o755), Mode::from(0o644));
     for part in &parts {
-        rustix::fs::mkdirat(dir.as_fd(), *part, executable).context(what)?;
+        let above = dirs[dirs.len() - 1].as_fd();
+        rustix::fs::mkdirat(above, *part, executable).context(what)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        dir = rustix::fs::openat(dir.as_fd(), *part, flags, Mode::empty()).context(what)?;
+        let dir = rustix::fs::openat(above, *part, flags, Mode::empty()).context(what)?;
         rustix::fs::fchmod(&dir, executable).context(what)?;
+        dirs.push(dir);
     }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let made = rustix::fs::openat(dir.as_fd(), last, flags, plain).context(what)?;
+    let made = rustix::fs::openat(dirs[dirs.len() - 1].as_fd(), last, flags, plain).context(what)?;
     rustix::fs::fchmod(&made, plain).context(what)?;
     let (mut to, mut hasher) = (std::fs::File::from(made), Hasher::new(file.blob.algorithm()));
     let mut buffer = vec![0; 256 << 10];
@@ -105,6 +107,11 @@ pub(crate) fn place(input: &mut dyn Read, size: u64, file: &File, root: OwnedFd)
         left = left.checked_sub(count as u64).ok_or_else(more)?;
         hasher.update(&buffer[..count]);
         std::io::Write::write_all(&mut to, &buffer[..count]).context(what)?;
+    }
+    // No time of ours: the same artifact is the same tree everywhere.
+    to.set_modified(std::time::UNIX_EPOCH).context(what)?;
+    for dir in dirs.into_iter().rev() {
+        std::fs::File::from(dir).set_modified(std::time::UNIX_EPOCH).context(what)?;
     }
     match hasher.finish() == file.blob {
         true => Ok(Summary {

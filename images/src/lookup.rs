@@ -52,6 +52,13 @@ fn by_prefix<'a>(images: &'a [Arc<Image>], name: &str) -> Option<&'a Arc<Image>>
     fits.next().is_none().then_some(first)
 }
 
+/// How many images have ids that begin so.
+pub(crate) fn fitting(images: &[Arc<Image>], name: &str) -> usize {
+    let hex = name.strip_prefix("sha256:").unwrap_or(name);
+    let begins = |image: &&Arc<Image>| image.id.strip_prefix("sha256:").is_some_and(|id| id.starts_with(hex));
+    if hex.is_empty() { 0 } else { images.iter().filter(begins).count() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +116,7 @@ mod tests {
         let firsts: Vec<char> = images.iter().map(|image| image.id.as_bytes()[7] as char).collect();
         let twice = firsts.iter().find(|c| firsts.iter().filter(|d| d == c).count() > 1).unwrap();
         assert!(find(&images, &twice.to_string()).is_none());
+        assert!(fitting(&images, &twice.to_string()) > 1);
+        assert_eq!((fitting(&images, ""), fitting(&images, "xyz"), fitting(&images, &images[0].id)), (0, 0, 1));
     }
 }

@@ -22,7 +22,6 @@ use crate::reference::Reference;
 use crate::rootfs::{self, Rootfses};
 use crate::sharing::{Flights, Lease, Leases};
 use crate::source::Source as _;
-use crate::source::layout::Layout;
 use crate::source::registry::Registry;
 use crate::space;
 use crate::used::Uses;
@@ -160,36 +159,7 @@ impl Store {
         self.by_id(&id)
     }
 
-    /// Reads an OCI layout directory, or a tar archive of one, into the store. `name` names the image if the
-    /// layout holds exactly one; otherwise names come from its `org.opencontainers.image.ref.name` annotations.
-    ///
-    /// # Errors
-    /// As [`Store::pull`], for the content.
-    pub async fn import(&self, path: &Path, name: Option<Reference>) -> Result<Vec<Arc<Image>>> {
-        let what = || format!("import {}", path.display());
-        let (owned, limits) = (path.to_owned(), self.shared.config.limits.clone());
-        let open = move || {
-            let layout = Layout::open(&owned)?;
-            let entries = layout.entries(&limits)?;
-            Ok((layout, entries))
-        };
-        let (layout, entries) = blocking(open).await?;
-        let mut images = Vec::new();
-        for (entry, tags) in crate::import::choose(&entries, name.as_ref(), &Platform::host()).context(what)? {
-            let import = async {
-                let mut served =
-                    layout.document(&entry.digest.to_string(), self.shared.config.limits.manifest_bytes).await?;
-                served.media_type = (!entry.media_type.is_empty()).then(|| entry.media_type.clone());
-                let platform = Platform::host();
-                let wanted = Wanted { tags, digests: BTreeSet::new(), platform, pinned: false, now: now() };
-                fetch::image(&self.shared, &layout, served, wanted, &crate::options::quiet()).await
-            };
-            images.push(self.by_id(&import.await.context(what)?)?);
-        }
-        Ok(images)
-    }
-
-    fn by_id(&self, id: &Digest) -> Result<Arc<Image>> {
+    pub(crate) fn by_id(&self, id: &Digest) -> Result<Arc<Image>> {
         let id = id.to_string();
         let found = self.shared.index.load()?.1.iter().find(|image| image.id == id).cloned();
         found.ok_or_else(|| Error::new(Kind::NotFound, format!("image {id} was removed meanwhile")))
@@ -246,8 +216,8 @@ impl Store {
     /// # Errors
     /// [`Kind::NotFound`] if `image` finds nothing.
     pub async fn tag(&self, image: &str, name: &Reference) -> Result<Arc<Image>> {
-        let missing = || Error::new(Kind::NotFound, format!("image {image:?} is not here"));
-        let id: Digest = self.image(image).ok_or_else(missing)?.id.parse()?;
+        let missing = || Error::new(Kind::NotFound, format!("image {image:?} was removed meanwhile"));
+        let id: Digest = self.require(image)?.id.parse()?;
         let tag = name.tagged().filter(|_| name.digest().is_none());
         let tag = tag.ok_or_else(|| Error::new(Kind::InvalidArgument, format!("{name} is no tag")))?;
         let (shared, of) = (self.shared.clone(), id.clone());
@@ -255,27 +225,6 @@ impl Store {
             true => self.by_id(&id),
             false => Err(missing()),
         }
-    }
-
-    /// Writes an image as an OCI archive to the file `path`, which must not exist, under its tags.
-    ///
-    /// # Errors
-    /// [`Kind::NotFound`] without such an image or if a blob is lost; [`Kind::System`] for the disk.
-    pub async fn export(&self, image: &str, path: &Path) -> Result<()> {
-        let missing = || Error::new(Kind::NotFound, format!("image {image:?} is not here"));
-        let id = self.image(image).ok_or_else(missing)?.id.clone();
-        let record = self.shared.index.load()?.0;
-        let entry = record.images.iter().find(|entry| entry.config.to_string() == id).ok_or_else(missing)?.clone();
-        let (shared, path) = (self.shared.clone(), path.to_owned());
-        blocking(move || {
-            let what = || format!("export to {}", path.display());
-            let file = std::fs::File::create_new(&path).context(what)?;
-            let mut out = std::io::BufWriter::with_capacity(256 << 10, file);
-            let written = crate::layout::export::write(&entry, &entry.tags, &shared.blobs, &mut out);
-            let written = written.and_then(|()| std::io::Write::flush(&mut out).context(what));
-            written.inspect_err(|_| drop(std::fs::remove_file(&path)))
-        })
-        .await
     }
 
     /// Reads every blob and compares it with its digest. Those that are damaged are removed, so that the next pull

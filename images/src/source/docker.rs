@@ -69,7 +69,10 @@ fn manifest(file: &File, contents: &mut Contents, image: &Saved) -> Result<Value
     let config = descriptor(file, contents, &image.config, "application/vnd.oci.image.config.v1+json")?;
     let mut layers = Vec::with_capacity(image.layers.len());
     for layer in &image.layers {
-        layers.push(descriptor(file, contents, layer, "application/vnd.oci.image.layer.v1.tar")?);
+        let mut described = descriptor(file, contents, layer, "application/vnd.oci.image.layer.v1.tar")?;
+        let suffix = packing(file, contents, described["digest"].as_str().unwrap_or_default())?;
+        described["mediaType"] = json!(format!("application/vnd.oci.image.layer.v1.tar{suffix}"));
+        layers.push(described);
     }
     Ok(json!({
         "schemaVersion": 2,
@@ -77,6 +80,20 @@ fn manifest(file: &File, contents: &mut Contents, image: &Saved) -> Result<Value
         "config": config,
         "layers": layers,
     }))
+}
+
+/// How a layer is compressed: docker does not, others do, and who reads the image again will go by the media type.
+fn packing(file: &File, contents: &Contents, digest: &str) -> Result<&'static str> {
+    let name = digest.parse::<Digest>().map(|digest| blob_name(&digest))?;
+    let (offset, size) = contents.files.get(&name).copied().unwrap_or_default();
+    let mut head = [0; 4];
+    let most = head.len().min(usize::try_from(size).unwrap_or(usize::MAX));
+    file.read_exact_at(&mut head[..most], offset).context(|| "read")?;
+    Ok(match head {
+        [0x1f, 0x8b, ..] => "+gzip",
+        [0x28, 0xb5, 0x2f, 0xfd] => "+zstd",
+        _ => "",
+    })
 }
 
 /// Digests a file of the archive and gives it a blob's name.

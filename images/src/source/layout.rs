@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,11 +58,12 @@ struct Marker {
 }
 
 impl Layout {
-    /// Opens a directory or an uncompressed tar archive and checks its `oci-layout` file. Blocking.
+    /// Opens a directory or a tar archive and checks its `oci-layout` file. A compressed archive is decompressed into a
+    /// nameless file below `spool`, up to `most` bytes. Blocking.
     ///
     /// # Errors
     /// [`Kind::NotFound`] without such a path, [`Kind::Unsupported`] or [`Kind::Invalid`] if it is no layout.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, spool: &Path, most: u64) -> Result<Self> {
         let what = || format!("image layout {}", path.display());
         let meta = match std::fs::metadata(path) {
             Err(why) if why.kind() == std::io::ErrorKind::NotFound => {
@@ -70,18 +71,28 @@ impl Layout {
             }
             other => other.context(what)?,
         };
-        let place = match meta.is_dir() {
-            true => Place::Directory(path.to_owned()),
-            false if meta.is_file() => {
-                let file = Arc::new(File::open(path).context(what)?);
-                let mut contents = list(&file).context(what)?;
-                super::docker::complete(&file, &mut contents).context(what)?;
-                Place::Archive(file, Arc::new(contents))
+        let kind = meta.file_type();
+        let layout = match meta.is_dir() {
+            true => Self { place: Place::Directory(path.to_owned()) },
+            false if meta.is_file() || kind.is_fifo() => {
+                return Self::of_archive(File::open(path).context(what)?, spool, most).context(what);
             }
             false => return Err(Error::new(Kind::Invalid, format!("{}: neither a directory nor a file", what()))),
         };
-        let layout = Self { place };
         layout.check_marker().context(what)?;
+        Ok(layout)
+    }
+
+    /// The same for an open archive, which may also be a pipe.
+    ///
+    /// # Errors
+    /// As [`Layout::open`].
+    pub fn of_archive(file: File, spool: &Path, most: u64) -> Result<Self> {
+        let file = Arc::new(super::archive::readable(file, spool, most)?);
+        let mut contents = list(&file)?;
+        super::docker::complete(&file, &mut contents)?;
+        let layout = Self { place: Place::Archive(file, Arc::new(contents)) };
+        layout.check_marker()?;
         Ok(layout)
     }
 
@@ -100,7 +111,8 @@ impl Layout {
 
     fn check_marker(&self) -> Result<()> {
         let Some(body) = self.read("oci-layout", 1 << 16)? else {
-            return Err(Error::new(Kind::Unsupported, "there is no oci-layout file"));
+            let why = "neither an OCI layout (oci-layout) nor a docker archive (manifest.json)";
+            return Err(Error::new(Kind::Unsupported, why));
         };
         let marker: Marker =
             serde_json::from_slice(&body).map_err(|why| Error::caused(Kind::Invalid, "oci-layout", why))?;
@@ -206,11 +218,6 @@ pub(super) fn read(file: &File, files: &Files, name: &str, limit: u64) -> Result
 
 /// Where everything in an archive is.
 fn list(file: &File) -> Result<Contents> {
-    let mut head = [0; 4];
-    let peeked = file.read_at(&mut head, 0).context(|| "read")?;
-    if peeked >= 2 && head[..2] == [0x1f, 0x8b] || head == [0x28, 0xb5, 0x2f, 0xfd] {
-        return Err(Error::new(Kind::Unsupported, "the archive is compressed; decompress it first"));
-    }
     let mut source = BufReader::with_capacity(CHUNK, file);
     source.rewind().context(|| "rewind")?;
     let mut archive = Archive::new(Counted { inner: source, at: 0 });

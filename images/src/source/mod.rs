@@ -1,5 +1,6 @@
 //! Where images come from. Both kinds answer the same two questions: a document by name, and a blob from an offset.
 
+mod archive;
 mod docker;
 pub mod layout;
 pub mod registry;
