@@ -101,7 +101,7 @@ pub(crate) fn parse_configuration(body: &[u8]) -> Result<ImageConfiguration> {
     serde_json::from_slice(body).map_err(|why| Error::caused(Kind::Invalid, "not an OCI configuration", why))
 }
 
-fn positions(config: &ImageConfiguration, manifest: &Manifest) -> Result<Vec<Position>> {
+pub(crate) fn positions(config: &ImageConfiguration, manifest: &Manifest) -> Result<Vec<Position>> {
     if manifest.artifact.is_some() {
         return artifact::positions(manifest);
     }
@@ -114,7 +114,8 @@ fn positions(config: &ImageConfiguration, manifest: &Manifest) -> Result<Vec<Pos
     Ok(artifact::placed(diff_ids.into_iter().map(|diff_id| (diff_id, None)).collect()))
 }
 
-fn entry(
+/// What the index says of an image.
+pub(crate) fn entry(
     manifest: &Manifest,
     positions: &[Position],
     served: &Served,

@@ -2,6 +2,9 @@
 //!
 //! Several processes may change it: writers hold `lock`, reread, change, and replace the file. Readers look at the
 //! file's identity and reread only when it changed.
+//!
+//! The content before the last change stays beside it as `index.old.json`. A disk that breaks its promises may still
+//! leave an unreadable index: then the store opens with the one before, or with what the blobs say (`rebuild`).
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -14,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
+use crate::fault;
 
 const VERSION: u32 = 1;
 const MOST: u64 = 1 << 30;
@@ -85,8 +89,13 @@ pub(crate) struct Index<T> {
 }
 
 impl<T> Index<T> {
-    /// Opens the index below `root`, an empty one if there is none. `view` makes what readers get.
-    pub(crate) fn open(root: &Path, view: impl Fn(&Record) -> Result<T> + Send + Sync + 'static) -> Result<Self> {
+    /// Opens the index below `root`, an empty one if there is none. `view` makes what readers get; `rebuild` finds what
+    /// images there are when no index can be read any more.
+    pub(crate) fn open(
+        root: &Path,
+        view: impl Fn(&Record) -> Result<T> + Send + Sync + 'static,
+        rebuild: impl FnOnce() -> Vec<Entry>,
+    ) -> Result<Self> {
         let index = Self {
             path: root.join("index.json"),
             lock: root.join("lock"),
@@ -95,12 +104,48 @@ impl<T> Index<T> {
         };
         let held = index.hold()?;
         index.clear(root)?;
-        if !index.path.exists() {
-            index.write(&Record { version: VERSION, images: Vec::new() })?;
-        }
+        index.recover(rebuild)?;
         drop(held);
         index.load()?;
         Ok(index)
+    }
+
+    /// Makes the index readable again if it is not; the lock is held.
+    fn recover(&self, rebuild: impl FnOnce() -> Vec<Entry>) -> Result<()> {
+        let old = self.old();
+        let lost = match self.path.exists() {
+            true => match self.read() {
+                Ok(_) => return Ok(()),
+                Err(why) if why.kind() != Kind::Invalid || is_newer(&self.path) => return Err(why),
+                Err(why) => why.to_string(),
+            },
+            // A new store has neither; a store from before there was an old index has no blobs either.
+            false if !old.exists() => "there is none".to_owned(),
+            false => "it has disappeared".to_owned(),
+        };
+        let record = match parse(&old).ok().flatten() {
+            Some(record) => {
+                tracing::error!(%lost, "index.json is lost; the one before the last change is used instead");
+                record
+            }
+            None => {
+                let images = rebuild();
+                if !images.is_empty() {
+                    let (images, why) = (images.len(), &lost);
+                    tracing::error!(images, %why, "index.json is lost; it is made anew out of the blobs, without tags");
+                }
+                Record { version: VERSION, images }
+            }
+        };
+        if self.path.exists() {
+            // For people who want to know what happened.
+            disk::rename(&self.path, &self.path.with_file_name("index.damaged.json")).context(|| "keep index.json")?;
+        }
+        self.write(&record)
+    }
+
+    fn old(&self) -> PathBuf {
+        self.path.with_file_name("index.old.json")
     }
 
     /// Removes what a writer that was killed left beside the index; the lock is held, so there is no other writer.
@@ -156,26 +201,48 @@ impl<T> Index<T> {
     }
 
     fn read(&self) -> Result<Record> {
-        let what = || format!("{}", self.path.display());
-        let body = disk::read_small(&self.path, MOST)?
-            .ok_or_else(|| Error::new(Kind::System, format!("{} has disappeared", what())))?;
-        #[derive(Deserialize)]
-        struct Version {
-            version: u32,
-        }
-        let damaged = |why| Error::caused(Kind::Invalid, what(), why);
-        let version = serde_json::from_slice::<Version>(&body).map_err(damaged)?.version;
-        if version != VERSION {
-            let why = format!("{}: version {version}, this program reads {VERSION}", what());
-            return Err(Error::new(Kind::Invalid, why));
-        }
-        serde_json::from_slice(&body).map_err(damaged)
+        let gone = || Error::new(Kind::System, format!("{} has disappeared", self.path.display()));
+        parse(&self.path)?.ok_or_else(gone)
     }
 
     fn write(&self, record: &Record) -> Result<()> {
         let body = serde_json::to_vec_pretty(record).map_err(|why| Error::caused(Kind::System, "index.json", why))?;
+        if self.path.exists() {
+            // A second name for what is there: no data is written, and the directory is synced with the new file.
+            let (old, temporary) = (self.old(), self.path.with_file_name(".index.json.old"));
+            drop(std::fs::remove_file(&temporary));
+            let link = fault::point("keep the old index").and_then(|()| std::fs::hard_link(&self.path, &temporary));
+            link.and_then(|()| disk::rename(&temporary, &old)).context(|| format!("write {}", old.display()))?;
+        }
         disk::replace(&self.path, &body)
     }
+}
+
+/// The record in a file; `None` without a file.
+fn parse(path: &Path) -> Result<Option<Record>> {
+    let what = || format!("{}", path.display());
+    let Some(body) = disk::read_small(path, MOST)? else { return Ok(None) };
+    let damaged = |why| Error::caused(Kind::Invalid, what(), why);
+    let version = version(&body).map_err(damaged)?;
+    if version != VERSION {
+        let why = format!("{}: version {version}, this program reads {VERSION}", what());
+        return Err(Error::new(Kind::Invalid, why));
+    }
+    serde_json::from_slice(&body).map_err(damaged).map(Some)
+}
+
+fn version(body: &[u8]) -> serde_json::Result<u32> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    Ok(serde_json::from_slice::<Version>(body)?.version)
+}
+
+/// Written whole by a later version of this program, which must not be taken for damage.
+fn is_newer(path: &Path) -> bool {
+    let body = disk::read_small(path, MOST).ok().flatten();
+    body.is_some_and(|body| version(&body).is_ok_and(|version| version != VERSION))
 }
 
 impl Record {
@@ -294,7 +361,7 @@ mod tests {
     #[test]
     fn two_owners_see_each_other() {
         let dir = Scratch::new("index");
-        let open = || Index::open(dir.path(), |record: &Record| Ok(record.images.len())).unwrap();
+        let open = || Index::open(dir.path(), |record: &Record| Ok(record.images.len()), Vec::new).unwrap();
         let (one, two) = (open(), open());
         add(&one, "a");
         assert_eq!(*two.load().unwrap().1, 1);
@@ -309,14 +376,41 @@ mod tests {
     }
 
     #[test]
-    fn other_versions_and_damage_are_refused() {
+    fn another_version_is_no_damage() {
         let dir = Scratch::new("index-version");
         let path = dir.path().join("index.json");
-        let open = || Index::open(dir.path(), |_: &Record| Ok(())).err().map(|why| why.to_string());
+        let open = || Index::open(dir.path(), |_: &Record| Ok(()), Vec::new).err().map(|why| why.to_string());
         assert_eq!(open(), None);
         std::fs::write(&path, r#"{"version":2,"images":[],"new":1}"#).unwrap();
         assert!(open().unwrap().contains("version 2, this program reads 1"));
-        std::fs::write(&path, r#"{"version":1,"ima"#).unwrap();
-        assert!(open().is_some());
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn damage_is_recovered_from() {
+        let dir = Scratch::new("index-damage");
+        let path = dir.path().join("index.json");
+        let open = || {
+            let rebuild = || vec![entry("from blobs", &[])];
+            Index::open(dir.path(), |record: &Record| Ok(names(record)), rebuild).unwrap()
+        };
+        std::fs::write(&path, "").unwrap();
+        let index = open();
+        assert_eq!(*index.load().unwrap().1, ["r@from blobs"], "nothing else was known");
+        add(&index, "a");
+        add(&index, "b");
+        for damage in [Some(&b""[..]), Some(br#"{"version":1,"ima"#), Some(&[0; 300]), None] {
+            match damage {
+                Some(damage) => std::fs::write(&path, damage).unwrap(),
+                None => std::fs::remove_file(&path).unwrap(),
+            }
+            let index = open();
+            assert_eq!(*index.load().unwrap().1, ["r@a", "r@from blobs"], "{damage:?}");
+            add(&index, "b");
+            assert_eq!(*index.load().unwrap().1, ["r@a", "r@b", "r@from blobs"], "{damage:?}");
+        }
+        std::fs::write(&path, "").unwrap();
+        std::fs::write(dir.path().join("index.old.json"), "").unwrap();
+        assert_eq!(*open().load().unwrap().1, ["r@from blobs"]);
     }
 }

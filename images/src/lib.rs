@@ -16,8 +16,9 @@
 //!
 //! ```text
 //! index.json              which images there are: names, manifest, layers. Versioned, replaced atomically
+//! index.old.json          the same before the last change, for the day on which the first cannot be read
 //! lock                    flock: writers of index.json, also from other processes
-//! in-use                  flock: shared by pulls, exclusive for the garbage collector
+//! in-use, sweep           flock: shared by pulls, exclusive for the garbage collector; one collector at a time
 //! blobs/sha256/HEX        manifests, configurations, layers as transferred; here only once verified and synced
 //! ingest/sha256-HEX       downloads under way; each flocked by its owner, resumed after a crash
 //! layers/KEY/diff         unpacked layers in overlayfs form; here only once verified and synced
@@ -58,6 +59,7 @@ mod lookup;
 pub mod manifest;
 mod options;
 mod platform;
+mod recover;
 mod reference;
 mod resolve;
 mod rootfs;

@@ -41,6 +41,7 @@ impl Flights {
 pub(crate) struct Leases {
     held: Mutex<Held>,
     file: File,
+    sweep: File,
 }
 
 #[derive(Default)]
@@ -59,10 +60,13 @@ pub(crate) struct Lease {
 
 impl Leases {
     pub(crate) fn open(root: &Path) -> Result<Self> {
-        let path = root.join("in-use");
-        let mut options = File::options();
-        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
-        Ok(Self { held: Mutex::default(), file: file.context(|| format!("open {}", path.display()))? })
+        let open = |name: &str| {
+            let path = root.join(name);
+            let mut options = File::options();
+            let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
+            file.context(|| format!("open {}", path.display()))
+        };
+        Ok(Self { held: Mutex::default(), file: open("in-use")?, sweep: open("sweep")? })
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -82,6 +86,13 @@ impl Leases {
     /// Runs `sweep` with what is leased, while no lease can grow; `None` if another process uses the store.
     pub(crate) fn exclusively<R>(&self, sweep: impl FnOnce(Roots) -> Result<R>) -> Result<Option<R>> {
         let held = self.held();
+        // To ask for the exclusive lock gives up the shared one first, refused or not: meanwhile another process must
+        // not sweep what is leased here. So whoever sweeps or tries to is alone with that.
+        match self.sweep.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(why)) => return Err(why).context(|| "lock sweep"),
+        }
         let result = match self.file.try_lock() {
             Ok(()) => sweep(Roots {
                 blobs: held.blobs.keys().cloned().collect(),
@@ -93,8 +104,9 @@ impl Leases {
         };
         // The attempt to upgrade may have cost us the shared lock.
         let back = if held.leases > 0 { FlockOperation::LockShared } else { FlockOperation::Unlock };
-        rustix::fs::flock(&self.file, back).context(|| "lock in-use")?;
-        result
+        let back = rustix::fs::flock(&self.file, back).context(|| "lock in-use");
+        drop(self.sweep.unlock());
+        back.and(result)
     }
 }
 
@@ -163,8 +175,11 @@ mod tests {
         drop(one);
         assert_eq!(roots(), Some(0));
         assert_eq!(other_process.exclusively(|_| Ok(())).unwrap(), Some(()));
-        let _theirs = other_process.begin().unwrap();
+        let theirs = other_process.begin().unwrap();
         assert_eq!(roots(), None);
+        drop(theirs);
+        other_process.sweep.lock().unwrap();
+        assert_eq!(roots(), None, "two sweep at a time");
     }
 
     #[tokio::test]

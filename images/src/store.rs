@@ -18,6 +18,7 @@ use crate::index::{Entry, Index, Layer, Record};
 use crate::layers::{Key, Layers, Position};
 use crate::manifest::Descriptor;
 use crate::options::{Platform, Progress, PullOptions};
+use crate::recover;
 use crate::reference::Reference;
 use crate::rootfs::{self, Rootfses};
 use crate::sharing::{Flights, Lease, Leases};
@@ -100,7 +101,8 @@ impl Store {
     /// Opens the store, creating it where it is missing, and clears away what a crash left behind.
     ///
     /// # Errors
-    /// [`Kind::System`] for the disk; [`Kind::Invalid`] if `index.json` is of a newer version or damaged.
+    /// [`Kind::System`] for the disk; [`Kind::Invalid`] if `index.json` is of a newer version. A damaged one is recovered
+    /// from the one before the last change, or from the blobs, and this is logged.
     pub fn open(config: Config) -> Result<Self> {
         let root = std::path::absolute(&config.root).context(|| format!("path {}", config.root.display()))?;
         disk::private_dir(&root)?;
@@ -114,7 +116,7 @@ impl Store {
         let shared = Shared {
             layers: Layers::open(&root)?,
             rootfses: Rootfses::open(&root)?,
-            index: Index::open(&root, view)?,
+            index: Index::open(&root, view, || recover::images(&blobs, &config.limits, now()))?,
             flights: Flights::default(),
             leases: Arc::new(Leases::open(&root)?),
             sync: GroupSync::default(),
