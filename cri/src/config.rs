@@ -20,6 +20,9 @@ pub struct Config {
     pub run: PathBuf,
     /// The image store.
     pub images_root: PathBuf,
+    /// Registries' mirrors and settings in containerd's layout: `HOST[:PORT]/hosts.toml`, `_default/hosts.toml`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hosts_dir: Option<PathBuf>,
     /// The `gantry-runtime` binary; `None` looks beside this executable, then in `PATH`.
     pub runtime_binary: Option<PathBuf>,
     /// Parent of the cgroups of pods whose configuration names no `cgroup_parent`.
@@ -55,6 +58,7 @@ impl Default for Config {
             root: "/var/lib/gantry/cri".into(),
             run: "/run/gantry".into(),
             images_root: "/var/lib/gantry/images".into(),
+            hosts_dir: None,
             runtime_binary: None,
             cgroup_root: "/gantry".into(),
             pod_cidr: "10.88.0.0/16".into(),
@@ -103,6 +107,7 @@ impl Config {
             ("images_root", &self.images_root),
         ]
         .into_iter()
+        .chain(self.hosts_dir.as_deref().map(|path| ("hosts_dir", path)))
         .chain(self.runtime_binary.as_deref().map(|path| ("runtime_binary", path)))
     }
 }

@@ -71,7 +71,9 @@ pub async fn dismantle(config: Config) -> Result<()> {
 
 async fn open(config: Config, shutdown: CancellationToken) -> Result<std::sync::Arc<Node>> {
     let network = Network::open(network_config(&config)?);
-    let (images_config, wanted) = (gantry_images::Config::at(&config.images_root), config.runtime_binary.clone());
+    let mut images_config = gantry_images::Config::at(&config.images_root);
+    images_config.hosts_dir.clone_from(&config.hosts_dir);
+    let wanted = config.runtime_binary.clone();
     let store = Store::open(&config.root, &config.run)?;
     let opened = blocking(move || {
         let images = gantry_images::Store::open(images_config)?;
