@@ -156,6 +156,8 @@ impl Bridge {
                     "write nf_tables table {table} (masquerade and host ports need nf_tables with NAT in the kernel)"
                 )
             }),
+            // Only behind the guard, which keeps the pods from the node's loopback.
+            Ok(()) if self.config.host_ports => open_loopback(&self.config.bridge_name),
             // The guard alone is a second wall; kernels without nf_tables do without it.
             _ => Ok(()),
         }
@@ -327,6 +329,16 @@ fn forward() -> Result<()> {
     let now = fs::read_to_string(FORWARDING).context(|| format!("read {FORWARDING}"))?;
     match now.trim() {
         "0" => fs::write(FORWARDING, "1").context(|| format!("write {FORWARDING}")),
+        _ => Ok(()),
+    }
+}
+
+/// Lets packets of 127.0.0.0/8 cross the bridge (ip-sysctl.rst, route_localnet): host ports answer on it, too. A bridge
+/// that is being removed by somebody else has none.
+fn open_loopback(bridge: &str) -> Result<()> {
+    let path = format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet");
+    match fs::write(&path, "1") {
+        Err(why) if why.kind() != std::io::ErrorKind::NotFound => Err(why).context(|| format!("write {path}")),
         _ => Ok(()),
     }
 }

@@ -23,6 +23,9 @@ const PRE_ROUTING: u32 = libc::NF_INET_PRE_ROUTING as u32;
 const LOCAL_OUT: u32 = libc::NF_INET_LOCAL_OUT as u32;
 const POST_ROUTING: u32 = libc::NF_INET_POST_ROUTING as u32;
 
+/// Addresses that a packet may have only within one machine.
+const LOOPBACK: (Ipv4Addr, u8) = (Ipv4Addr::new(127, 0, 0, 0), 8);
+
 /// Every chain of the table; rules name them by index.
 pub(super) const CHAINS: [Chain; 4] = [
     Chain { name: "guard", kind: "filter", hook: PRE_ROUTING, priority: -300 },
@@ -68,9 +71,11 @@ pub(super) fn decide<'a>(config: &NetworkConfig, leases: impl Iterator<Item = (I
     let bridge = || config.bridge_name.clone();
     let range = Term::Source(config.cidr.address(), config.cidr.prefix());
     let rule = |chain, terms| Rule { chain, terms };
-    // CVE-2020-8558: whoever sets route_localnet (kube-proxy does) opens the node's loopback to the pods.
-    let localnet = Term::Destination(Ipv4Addr::new(127, 0, 0, 0), 8, true);
-    let mut rules = vec![rule("guard", vec![Term::FromDevice(bridge()), localnet, Term::Drop])];
+    // CVE-2020-8558: route_localnet, which host ports on 127.0.0.1 need (and kube-proxy sets), would open the node's
+    // loopback to the pods, and let them speak as if they were it.
+    let (loopback, prefix) = LOOPBACK;
+    let guard = |term| rule("guard", vec![Term::FromDevice(bridge()), term, Term::Drop]);
+    let mut rules = vec![guard(Term::Destination(loopback, prefix, true)), guard(Term::Source(loopback, prefix))];
     if config.masquerade {
         let leaves = Term::ToDevice(bridge(), false);
         rules.push(rule("out", vec![range.clone(), leaves, Term::Masquerade]));
@@ -78,7 +83,9 @@ pub(super) fn decide<'a>(config: &NetworkConfig, leases: impl Iterator<Item = (I
     if config.host_ports {
         // A pod that reaches a pod (or itself) through a host port: the answer has to come back this way.
         let back = Term::ToDevice(bridge(), true);
-        rules.push(rule("out", vec![range, back, Term::WasForwarded, Term::Masquerade]));
+        rules.push(rule("out", vec![range, back.clone(), Term::WasForwarded, Term::Masquerade]));
+        // A pod cannot answer 127.0.0.1; it answers the bridge.
+        rules.push(rule("out", vec![Term::Source(loopback, prefix), back, Term::Masquerade]));
         for (ip, lease) in leases {
             for port in &lease.ports {
                 rules.extend(forward(ip, port));
@@ -88,17 +95,14 @@ pub(super) fn decide<'a>(config: &NetworkConfig, leases: impl Iterator<Item = (I
     rules
 }
 
-/// A host port, for packets from elsewhere and for those of the machine itself. Not on 127.0.0.0/8: that takes
-/// route_localnet, which this never sets.
+/// A host port, for packets from elsewhere and for those of the machine itself, 127.0.0.1 included.
 fn forward(pod: Ipv4Addr, port: &PortMapping) -> [Rule; 2] {
     let host = match port.host_ip.filter(|ip| !ip.is_unspecified()) {
         Some(ip) => Term::Destination(ip, 32, true),
         None => Term::DestinationIsLocal,
     };
     let terms = [host, Term::Port(port.protocol, port.host_port), Term::Forward(pod, port.container_port)];
-    let mut local = vec![Term::Destination(Ipv4Addr::new(127, 0, 0, 0), 8, false)];
-    local.extend(terms.iter().cloned());
-    [Rule { chain: "in", terms: terms.to_vec() }, Rule { chain: "local", terms: local }]
+    ["in", "local"].map(|chain| Rule { chain, terms: terms.to_vec() })
 }
 
 /// As nft(8) would list it.
@@ -160,8 +164,10 @@ mod tests {
             &NetworkConfig::default(),
             &[],
             "guard iifname gantry0 ip daddr 127.0.0.0/8 drop\n\
+             guard iifname gantry0 ip saddr 127.0.0.0/8 drop\n\
              out ip saddr 10.88.0.0/16 oifname != gantry0 masquerade\n\
-             out ip saddr 10.88.0.0/16 oifname gantry0 ct status dnat masquerade\n",
+             out ip saddr 10.88.0.0/16 oifname gantry0 ct status dnat masquerade\n\
+             out ip saddr 127.0.0.0/8 oifname gantry0 masquerade\n",
         );
     }
 
@@ -173,11 +179,13 @@ mod tests {
             &config,
             &[port(Protocol::Tcp, None), port(Protocol::Udp, Some(Ipv4Addr::new(192, 0, 2, 1)))],
             "guard iifname gantry0 ip daddr 127.0.0.0/8 drop\n\
+             guard iifname gantry0 ip saddr 127.0.0.0/8 drop\n\
              out ip saddr 10.88.0.0/16 oifname gantry0 ct status dnat masquerade\n\
+             out ip saddr 127.0.0.0/8 oifname gantry0 masquerade\n\
              in fib daddr type local tcp dport 8080 dnat to 10.88.0.2:80\n\
-             local ip daddr != 127.0.0.0/8 fib daddr type local tcp dport 8080 dnat to 10.88.0.2:80\n\
+             local fib daddr type local tcp dport 8080 dnat to 10.88.0.2:80\n\
              in ip daddr 192.0.2.1/32 udp dport 8080 dnat to 10.88.0.2:80\n\
-             local ip daddr != 127.0.0.0/8 ip daddr 192.0.2.1/32 udp dport 8080 dnat to 10.88.0.2:80\n",
+             local ip daddr 192.0.2.1/32 udp dport 8080 dnat to 10.88.0.2:80\n",
         );
     }
 }

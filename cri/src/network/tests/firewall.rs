@@ -21,6 +21,8 @@ fn host_ports_lead_into_the_pod_and_go_with_it() {
             greet(&a, address(web.ips[0], 80));
             assert_eq!(call(from.map(|path| &**path), host).unwrap(), seen);
         }
+        greet(&a, address(web.ips[0], 80));
+        assert_eq!(call(None, "127.0.0.1:8080".parse().unwrap()).unwrap(), "10.99.0.1");
         let taken = network.attach("b", &b, &[port(8080, 81)]).await.unwrap_err();
         assert_eq!(taken.kind(), Kind::Exists);
         network.detach("a", None).await.unwrap();
