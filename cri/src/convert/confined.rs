@@ -69,9 +69,11 @@ fn convert(wish: &Wish) -> Result<Value> {
         namespace_options: Some(api::NamespaceOption { pid: NamespaceMode::Container as i32, ..Default::default() }),
         ..Default::default()
     };
-    let mut config = ContainerConfig::default();
-    config.linux = Some(api::LinuxContainerConfig { security_context: Some(security), ..Default::default() });
-    config.command = vec!["/bin/true".into()];
+    let config = ContainerConfig {
+        linux: Some(api::LinuxContainerConfig { security_context: Some(security), ..Default::default() }),
+        command: vec!["/bin/true".into()],
+        ..Default::default()
+    };
     // A privileged container needs such a pod.
     let of_pod = api::LinuxSandboxSecurityContext { privileged: wish.privileged, ..Default::default() };
     let of_pod = api::LinuxPodSandboxConfig { security_context: Some(of_pod), ..Default::default() };
