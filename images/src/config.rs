@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::network::Network;
+
 /// Everything that can be set. `Config::at(root)` has the defaults.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -12,14 +14,21 @@ pub struct Config {
     /// The store's directory; created with mode 0700. Blobs, layers and root filesystems share it, so it must be
     /// on one filesystem that overlayfs accepts as an upper directory (ext4, xfs, btrfs, tmpfs).
     pub root: PathBuf,
-    /// A directory in containerd's layout, `HOST[:PORT]/hosts.toml` and `_default/hosts.toml`; none by default.
+    /// A directory in containerd's layout, `HOST[_PORT_]/hosts.toml` and `_default/hosts.toml`, or several of them,
+    /// joined by colons as in containerd's `config_path`: the first that has a registry's directory decides. None by
+    /// default.
     pub hosts_dir: Option<PathBuf>,
+    /// Files with logins in Docker's or podman's form (`config.json`, `auth.json`, `.dockercfg`), the first that has
+    /// one for a registry decides; one that does not exist has none. For a user's own: [`crate::credentials::of_user`].
+    pub credentials: Vec<PathBuf>,
     /// Plain http for `localhost`, `127.0.0.0/8` and `[::1]` where hosts.toml says nothing.
     pub plain_http_loopback: bool,
     /// Further hosts (`name` or `name:port`) that speak plain http.
     pub plain_http: Vec<String>,
     /// Blobs fetched at the same time for one image.
     pub parallel_downloads: usize,
+    /// Patience with registries, and the way to them.
+    pub network: Network,
     /// Sizes that hostile content may not exceed.
     pub limits: Limits,
 }
@@ -29,9 +38,11 @@ impl Default for Config {
         Self {
             root: PathBuf::from("/var/lib/gantry/images"),
             hosts_dir: None,
+            credentials: Vec::new(),
             plain_http_loopback: true,
             plain_http: Vec::new(),
             parallel_downloads: 3,
+            network: Network::default(),
             limits: Limits::default(),
         }
     }

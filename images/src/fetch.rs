@@ -256,8 +256,12 @@ impl<S: Source> OneLayer<'_, S> {
     {
         let stream = || intake::stream(self.shared, self.from, self.layer, take.clone(), self.progress);
         match stream().await {
-            // What an earlier download had left was wrong (a power cut loses unsynced data): once more from the start.
-            Err(failed) if failed.continued && failed.why.kind() == Kind::Invalid => {
+            // What an earlier download had left was wrong (a power cut loses unsynced data), or what a mirror sent: once
+            // more from the start, and from others first. A blob that is here was good, and its image is not.
+            Err(failed)
+                if failed.why.kind() == Kind::Invalid
+                    && (failed.continued || !self.shared.blobs.has(&self.layer.digest, self.layer.size)) =>
+            {
                 tracing::warn!(layer = %self.layer.digest, why = %failed.why, "the download starts over");
                 stream().await.map_err(|failed| failed.why)
             }

@@ -10,8 +10,16 @@ use crate::digest::Digest;
 use crate::error::{Error, Kind};
 
 /// A string that prints as `[redacted]` and can be read only by asking for it.
-#[derive(Clone, Default, Eq, PartialEq)]
+#[derive(Clone, Default, Eq, PartialEq, Deserialize)]
+#[serde(from = "String")]
 pub struct Secret(String);
+
+/// Written out it is `[redacted]` as well: configurations are printed.
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str("[redacted]")
+    }
+}
 
 impl Secret {
     /// Wraps `text`.

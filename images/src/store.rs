@@ -22,8 +22,7 @@ use crate::recover;
 use crate::reference::Reference;
 use crate::rootfs::{self, Rootfses};
 use crate::sharing::{Flights, Lease, Leases};
-use crate::source::Source as _;
-use crate::source::registry::Registry;
+use crate::source::registry::{Connections, Registry};
 use crate::space;
 use crate::used::Uses;
 
@@ -89,6 +88,7 @@ pub(crate) struct Shared {
     pub(crate) leases: Arc<Leases>,
     pub(crate) sync: GroupSync,
     pub(crate) uses: Uses,
+    pub(crate) connections: Arc<Connections>,
 }
 
 /// Runs blocking work on the threads that are there for it.
@@ -121,6 +121,7 @@ impl Store {
             leases: Arc::new(Leases::open(&root)?),
             sync: GroupSync::default(),
             uses: Uses::open(&root)?,
+            connections: Arc::new(Connections::new(&config)?),
             blobs,
             config: Config { root, ..config },
         };
@@ -144,9 +145,10 @@ impl Store {
     /// [`Kind::Invalid`] and [`Kind::TooLarge`] for its content, [`Kind::Unsupported`] without our platform.
     pub async fn pull(&self, from: &Reference, options: &PullOptions, progress: Progress) -> Result<Arc<Image>> {
         let pull = async {
-            let registry = Registry::connect(&self.shared.config, from, options.auth.clone())?;
-            let limit = self.shared.config.limits.manifest_bytes;
-            let served = registry.document(&from.wanted(), limit).await?;
+            let (shared, reference, auth) = (self.shared.clone(), from.clone(), options.auth.clone());
+            let connect = move || Registry::connect(&shared.config, &shared.connections, &reference, auth);
+            let registry = blocking(connect).await?;
+            let served = crate::named::document(&self.shared, &registry, from).await?;
             let wanted = Wanted {
                 // With a digest beside it a tag only informs: what it means there today was not asked.
                 tags: from.tagged().filter(|_| from.digest().is_none()).into_iter().collect(),

@@ -1,10 +1,12 @@
 //! Authentication: challenges (RFC 9110 section 11.6.1) and the distribution project's token protocol.
 //! Parsing and choosing is pure; the requests are made in `http`.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use crate::error::{Error, Kind, Result};
-use crate::options::{Auth, Secret};
+use crate::options::Secret;
 
 /// What a registry asks for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -27,7 +29,11 @@ pub enum Challenge {
 struct Token {
     token: Option<String>,
     access_token: Option<String>,
+    expires_in: Option<u64>,
 }
+
+/// What a token service means when it does not say how long its token lives (docs/spec/auth/token.md).
+const DEFAULT_LIFE: u64 = 60;
 
 /// The challenges of one or several `WWW-Authenticate` headers, bearer first; schemes that we do not know are left out.
 pub fn challenges<'a>(headers: impl Iterator<Item = &'a str>) -> Vec<Challenge> {
@@ -118,15 +124,18 @@ pub fn realm_url(realm: &str, registry: &reqwest::Url) -> Result<reqwest::Url> {
     }
 }
 
-/// The token in a token service's answer.
+/// The token in a token service's answer, and how long it lives.
 ///
 /// # Errors
 /// [`Kind::Invalid`] if there is none.
-pub fn token(body: &[u8]) -> Result<Secret> {
+pub fn token(body: &[u8]) -> Result<(Secret, Duration)> {
     // The parser's own message would quote the body.
     let wrong = || Error::new(Kind::Invalid, "the registry's token service sent no token");
     let answer: Token = serde_json::from_slice(body).map_err(|_| wrong())?;
-    answer.token.or(answer.access_token).filter(|token| !token.is_empty()).map(Secret::new).ok_or_else(wrong)
+    let life = Duration::from_secs(answer.expires_in.unwrap_or(DEFAULT_LIFE).min(24 * 3600));
+    let token =
+        answer.token.filter(|token| !token.is_empty()).or(answer.access_token).filter(|token| !token.is_empty());
+    Ok((Secret::new(token.ok_or_else(wrong)?), life))
 }
 
 /// The form with which a refresh token is exchanged (OAuth 2, RFC 6749 section 6).
@@ -148,14 +157,6 @@ pub fn basic(user: &str, password: &Secret) -> Secret {
     use base64::Engine as _;
     let pair = format!("{user}:{}", password.reveal());
     Secret::new(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)))
-}
-
-/// The header to send to the registry itself before it has asked for anything, if the credentials are of that kind.
-pub fn unasked(auth: Option<&Auth>) -> Option<Secret> {
-    match auth {
-        Some(Auth::Bearer(token)) => Some(Secret::new(format!("Bearer {}", token.reveal()))),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -207,8 +208,9 @@ mod tests {
 
     #[test]
     fn tokens_are_not_quoted_in_errors() {
-        assert_eq!(token(br#"{"token":"t"}"#).unwrap().reveal(), "t");
-        assert_eq!(token(br#"{"access_token":"a","expires_in":60}"#).unwrap().reveal(), "a");
+        let read = |text: &str| token(text.as_bytes()).map(|(token, life)| (token.reveal().to_owned(), life.as_secs()));
+        assert_eq!(read(r#"{"token":"t"}"#).unwrap(), ("t".into(), 60));
+        assert_eq!(read(r#"{"token":"","access_token":"a","expires_in":300}"#).unwrap(), ("a".into(), 300));
         let why = token(br#"{"token":["canary"]}"#).unwrap_err();
         assert!(!why.to_string().contains("canary"), "{why}");
         assert!(token(b"{}").is_err());

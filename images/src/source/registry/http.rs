@@ -1,46 +1,69 @@
-//! Requests to one endpoint: authentication, redirects, retries, error bodies.
+//! Requests to one endpoint: authentication and redirects. One attempt each; who tries again is `rounds`.
 //!
 //! Redirects are followed here and not by the client, so that it is plain to see that neither credentials nor
-//! configured headers go to another origin (SECURITY_CASES 27).
+//! configured headers nor our certificate go to another origin (SECURITY_CASES 27).
 
-use std::sync::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, WWW_AUTHENTICATE,
+};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::options::{Auth, Secret};
 use crate::source::registry::auth::{self, Challenge};
+use crate::source::registry::connections::{Connections, Use};
+use crate::source::registry::failure::{self, Broken, Failure};
+use crate::source::registry::foreign;
 use crate::source::registry::hosts::{self, Host};
+use crate::source::registry::login::Login;
+use crate::source::registry::tls::Material;
 
-const ATTEMPTS: u32 = 4;
-const REDIRECTS: usize = 5;
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// As many as Go's client follows.
+const REDIRECTS: usize = 10;
+/// Basic credentials do not end; this only bounds how long they are kept.
+const BASIC_LIFE: Duration = Duration::from_secs(24 * 3600);
 
-/// One host of a registry, with what has been learned about it.
+/// One host of a registry, for one repository.
 pub(super) struct Endpoint {
     base: Url,
+    either: bool,
     client: Client,
+    /// For wherever the host points: it does not know our certificate.
+    elsewhere: Client,
     headers: Vec<(HeaderName, HeaderValue)>,
-    auth: Option<Auth>,
-    /// The registry's name, told to a mirror.
     namespace: Option<String>,
-    /// The `Authorization` that worked last.
-    authorization: Mutex<Option<Secret>>,
+    login: Login,
+    repository: String,
+    shared: Arc<Connections>,
+    /// One token request at a time.
+    asking: tokio::sync::Mutex<()>,
+    is_foreign: bool,
+    /// It was found to make nothing good of a range.
+    no_ranges: AtomicBool,
+    pub(super) can_pull: bool,
+    pub(super) can_resolve: bool,
+    pub(super) is_registry: bool,
 }
 
-/// A GET below `/v2/`.
+/// A request below `/v2/`.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
+    method: Method,
     path: String,
-    repository: String,
     headers: Vec<(HeaderName, String)>,
 }
 
 impl Request {
-    pub(super) fn get(path: String, repository: &str) -> Self {
-        Self { path, repository: repository.to_owned(), headers: Vec::new() }
+    pub(super) fn get(path: String) -> Self {
+        Self { method: Method::GET, path, headers: Vec::new() }
+    }
+
+    pub(super) fn head(path: String) -> Self {
+        Self { method: Method::HEAD, ..Self::get(path) }
     }
 
     pub(super) fn header(mut self, name: HeaderName, value: &str) -> Self {
@@ -54,25 +77,6 @@ fn origin(url: &Url) -> (String, Option<String>, Option<u16>) {
     (url.scheme().to_owned(), url.host_str().map(str::to_owned), url.port_or_known_default())
 }
 
-/// The whole chain of a client's error, without the address: a signed address is a credential.
-pub(super) fn explain(why: reqwest::Error) -> String {
-    let why = why.without_url();
-    let mut text = why.to_string();
-    let mut next = std::error::Error::source(&why);
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
-}
-
-/// How long to wait before attempt `count` + 1: doubling from 200 ms, up to half of it random.
-pub(super) fn pause(count: u32) -> Duration {
-    let full = Duration::from_millis(200u64 << count.clamp(1, 8).saturating_sub(1)).min(LONGEST_PAUSE);
-    let random = u64::from(getrandom::u32().unwrap_or(u32::MAX / 2));
-    full / 2 + (full / 2).mul_f64(random as f64 / f64::from(u32::MAX))
-}
-
 /// Reads a body that should be small.
 pub(super) async fn body(mut response: Response, limit: u64) -> Result<Vec<u8>> {
     let mut all = Vec::new();
@@ -80,7 +84,7 @@ pub(super) async fn body(mut response: Response, limit: u64) -> Result<Vec<u8>> 
         match response.chunk().await {
             Ok(Some(piece)) => all.extend_from_slice(&piece),
             Ok(None) => return Ok(all),
-            Err(why) => return Err(Error::new(Kind::Unavailable, explain(why))),
+            Err(why) => return Err(Error::new(Kind::Unavailable, failure::explain(why))),
         }
         if all.len() as u64 > limit {
             return Err(Error::new(Kind::TooLarge, format!("the answer is larger than {limit} bytes")));
@@ -88,96 +92,136 @@ pub(super) async fn body(mut response: Response, limit: u64) -> Result<Vec<u8>> 
     }
 }
 
-/// A foreign layer from where its manifest says; an address out of an image gets no credentials, and none of this
-/// machine's own services can be meant.
-pub(super) async fn foreign(address: &str, offset: u64) -> Result<Response> {
-    let wrong = |why: &str| Error::new(Kind::Invalid, format!("the address of a foreign layer {why}"));
-    let url: Url = address.parse().map_err(|_| wrong("is none"))?;
-    if url.scheme() != "https" || url.host_str().is_none_or(hosts::is_loopback) {
-        return Err(wrong("is not https"));
-    }
-    let range = (offset > 0).then(|| (reqwest::header::RANGE, format!("bytes={offset}-")));
-    let request = Request { path: String::new(), repository: String::new(), headers: range.into_iter().collect() };
-    let host = Host { base: url, ca: Vec::new(), client: Vec::new(), skip_verify: false, headers: Vec::new() };
-    Endpoint::new(host, None, None)?.send(&request).await
-}
-
 impl Endpoint {
-    pub(super) fn new(host: Host, auth: Option<Auth>, namespace: Option<String>) -> Result<Self> {
+    /// An endpoint of a registry; its certificates are read now.
+    pub(super) fn new(host: Host, login: Login, repository: &str, shared: &Arc<Connections>) -> Result<Self> {
         let header = |(name, value): &(String, String)| {
             let wrong = || Error::new(Kind::InvalidArgument, format!("header {name:?} of a host is malformed"));
             let mut value = HeaderValue::from_str(value).map_err(|_| wrong())?;
             value.set_sensitive(true);
             Ok((HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?, value))
         };
+        let material = Material::read(&host.tls)?;
         Ok(Self {
             headers: host.headers.iter().map(header).collect::<Result<_>>()?,
-            client: client(&host)?,
-            authorization: Mutex::new(auth::unasked(auth.as_ref())),
+            client: shared.client(&material, host.connect_timeout, Use::Registry)?,
+            elsewhere: shared.client(&material.without_identity(), host.connect_timeout, Use::Registry)?,
+            either: host.either,
             base: host.base,
-            auth,
-            namespace,
+            namespace: host.namespace,
+            login,
+            repository: repository.to_owned(),
+            shared: shared.clone(),
+            asking: tokio::sync::Mutex::default(),
+            is_foreign: false,
+            no_ranges: AtomicBool::new(false),
+            can_pull: host.can_pull,
+            can_resolve: host.can_resolve,
+            is_registry: host.is_registry,
         })
     }
 
-    /// For logs.
-    pub(super) fn name(&self) -> &str {
-        self.base.host_str().unwrap_or_default()
+    /// Where a foreign layer is.
+    pub(super) fn foreign(url: Url, tls: &Material, shared: &Arc<Connections>) -> Result<Self> {
+        // Names are looked up by a proxy where there is one, and what they lead to is its network's matter.
+        let of = if shared.by_proxy(&url) { Use::Registry } else { Use::Foreign };
+        let client = shared.client(tls, None, of)?;
+        Ok(Self {
+            base: url,
+            either: false,
+            elsewhere: client.clone(),
+            client,
+            headers: Vec::new(),
+            namespace: None,
+            login: Login::none(),
+            repository: String::new(),
+            shared: shared.clone(),
+            asking: tokio::sync::Mutex::default(),
+            is_foreign: true,
+            no_ranges: AtomicBool::new(false),
+            can_pull: true,
+            can_resolve: false,
+            is_registry: false,
+        })
     }
 
-    /// Sends until there is a success or a failure that will not pass.
-    pub(super) async fn send(&self, request: &Request) -> Result<Response> {
-        let mut count = 0;
-        loop {
-            count += 1;
-            let (why, wait) = match self.authorized(request).await {
-                Ok(response) if response.status().is_success() => return Ok(response),
-                Ok(response) if passes(response.status()) => {
-                    let wait = retry_after(&response);
-                    (failure(response).await, wait)
-                }
-                Ok(response) => return Err(failure(response).await),
-                Err(why) if why.kind() == Kind::Unavailable => (why, None),
-                Err(why) => return Err(why),
-            };
-            if count == ATTEMPTS {
-                return Err(why);
-            }
-            let wait = wait.unwrap_or_else(|| pause(count)).min(LONGEST_PAUSE);
-            tracing::debug!(host = self.name(), %why, ?wait, "a request is tried again");
-            tokio::time::sleep(wait).await;
+    /// `name[:port]`, for errors and logs.
+    pub(super) fn name(&self) -> String {
+        hosts::name(&self.base)
+    }
+
+    /// It did not answer lately.
+    pub(super) fn is_silent(&self) -> bool {
+        self.shared.is_silent(&self.name())
+    }
+
+    pub(super) fn takes_ranges(&self) -> bool {
+        !self.no_ranges.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_no_ranges(&self) {
+        self.no_ranges.store(true, Ordering::Relaxed);
+    }
+
+    /// Sends a request; its answer if that is a success.
+    pub(super) async fn send(&self, request: &Request) -> Result<Response, Failure> {
+        let sent = self.authorized(request).await;
+        match &sent {
+            Err(failure) if failure.broken.is_some() => self.shared.note_silent(&self.name()),
+            _ => self.shared.note_answer(&self.name()),
+        }
+        let response = sent?;
+        match response.status().is_success() {
+            true => Ok(response),
+            false => Err(failure::refused(response, &self.login.said()).await),
         }
     }
 
     /// Sends, and once more with credentials if the registry asks for them.
-    async fn authorized(&self, request: &Request) -> Result<Response> {
-        let known = self.authorization.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    async fn authorized(&self, request: &Request) -> Result<Response, Failure> {
+        let key = format!("{} {}", origin(&self.start()).0, self.login.key());
+        let known = self.shared.login(&key).or_else(|| self.login.unasked());
         let response = self.redirected(request, known.as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
+        if let Some(known) = &known {
+            self.shared.drop_login(&key, known);
+        }
+        let _one = self.asking.lock().await;
+        // Whoever waited here finds the token that the first one was given.
+        if let Some(newer) = self.shared.login(&key).filter(|newer| Some(newer) != known.as_ref()) {
+            return self.redirected(request, Some(&newer)).await;
+        }
         let headers = response.headers().get_all(WWW_AUTHENTICATE);
         let challenges = auth::challenges(headers.iter().filter_map(|value| value.to_str().ok()));
-        let Some(fresh) = self.answer(&challenges, request).await? else { return Ok(response) };
+        let Some((fresh, life)) = self.answer(&challenges).await? else { return Ok(response) };
         let response = self.redirected(request, Some(&fresh)).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
-            *self.authorization.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(fresh);
+            self.shared.keep_login(&key, &fresh, life);
         }
         Ok(response)
     }
 
-    /// The header that answers a challenge; `None` if we have nothing to answer it with.
-    async fn answer(&self, challenges: &[Challenge], request: &Request) -> Result<Option<Secret>> {
+    /// The header that answers a challenge, and how long it is good; `None` if we have nothing to answer it with.
+    async fn answer(&self, challenges: &[Challenge]) -> Result<Option<(Secret, Duration)>, Failure> {
+        let credentials = if challenges.is_empty() { None } else { self.login.auth(&self.shared.network).await };
         for challenge in challenges {
-            match (challenge, &self.auth) {
+            match (challenge, credentials) {
                 (Challenge::Basic, Some(Auth::Basic { user, password })) => {
-                    return Ok(Some(auth::basic(user, password)));
+                    return Ok(Some((auth::basic(user, password), BASIC_LIFE)));
+                }
+                (Challenge::Bearer { .. }, Some(Auth::Bearer(token))) => {
+                    return Ok(Some((Secret::new(format!("Bearer {}", token.reveal())), BASIC_LIFE)));
                 }
                 (Challenge::Bearer { realm, service, scope }, credentials) => {
-                    let scope = scope.clone().unwrap_or_else(|| format!("repository:{}:pull", request.repository));
-                    let token = self.token(realm, service.as_deref(), &scope, credentials.as_ref()).await;
-                    let token = token.context(|| "ask the registry's token service")?;
-                    return Ok(Some(Secret::new(format!("Bearer {}", token.reveal()))));
+                    let scope = scope.clone().unwrap_or_else(|| format!("repository:{}:pull", self.repository));
+                    let asked = self.token(realm, service.as_deref(), &scope, credentials).await;
+                    let (token, life) = asked.map_err(|failure| Failure {
+                        why: failure.why.within("ask the registry's token service"),
+                        ..failure
+                    })?;
+                    return Ok(Some((Secret::new(format!("Bearer {}", token.reveal())), life)));
                 }
                 _ => {}
             }
@@ -191,53 +235,103 @@ impl Endpoint {
         service: Option<&str>,
         scope: &str,
         credentials: Option<&Auth>,
-    ) -> Result<Secret> {
-        let ask = match credentials {
-            Some(Auth::Identity(identity)) => self
-                .client
-                .post(auth::realm_url(realm, &self.base)?)
-                .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-                .body(auth::refresh_form(identity, service, scope)),
-            Some(Auth::Basic { user, password }) => self
-                .client
-                .get(auth::token_url(realm, service, scope, &self.base)?)
-                .header(AUTHORIZATION, sensitive(&auth::basic(user, password))?),
-            _ => self.client.get(auth::token_url(realm, service, scope, &self.base)?),
+    ) -> Result<(Secret, Duration), Failure> {
+        let start = self.start();
+        let url = match credentials {
+            Some(Auth::Identity(_)) => auth::realm_url(realm, &start)?,
+            _ => auth::token_url(realm, service, scope, &start)?,
         };
-        let response = ask.send().await.map_err(|why| Error::new(Kind::Unavailable, explain(why)))?;
-        match response.status().is_success() {
-            true => auth::token(&body(response, 1 << 20).await?),
-            false => Err(failure(response).await),
+        let ask = match credentials {
+            Some(Auth::Identity(identity)) => {
+                let form = auth::refresh_form(identity, service, scope);
+                let ask = self.to(Method::POST, &url, &start);
+                ask.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
+            }
+            Some(Auth::Basic { user, password }) => {
+                let basic = sensitive(&auth::basic(user, password))?;
+                self.to(Method::GET, &url, &start).header(AUTHORIZATION, basic)
+            }
+            _ => self.to(Method::GET, &url, &start),
+        };
+        let response = self.exchange(ask).await?;
+        if !response.status().is_success() {
+            return Err(failure::refused(response, &self.login.said()).await);
         }
+        let patience = self.shared.network.answer_timeout;
+        let text =
+            tokio::time::timeout(patience, body(response, 1 << 20)).await.map_err(|_| failure::late(patience))?;
+        Ok(auth::token(&text?)?)
+    }
+
+    /// The base of this endpoint's addresses: https where both are allowed, until that is known to be wrong.
+    fn start(&self) -> Url {
+        let mut url = self.base.clone();
+        if self.either && !self.shared.is_plain(&self.name()) {
+            // A port that is written stays; the two schemes' own ports are never ambiguous.
+            let _ = url.set_scheme("https");
+        }
+        url
     }
 
     /// Sends one request and follows where it leads.
-    async fn redirected(&self, request: &Request, authorization: Option<&Secret>) -> Result<Response> {
-        let mut url =
-            self.base.join(&request.path).map_err(|why| Error::caused(Kind::InvalidArgument, "address", why))?;
+    async fn redirected(&self, request: &Request, authorization: Option<&Secret>) -> Result<Response, Failure> {
+        match self.follow(request, authorization).await {
+            Err(failure) if failure.broken == Some(Broken::NoTls) && self.start() != self.base => {
+                tracing::info!(host = self.name(), "the host speaks plain http, as its address says");
+                self.shared.note_plain(&self.name());
+                self.follow(request, authorization).await
+            }
+            other => other,
+        }
+    }
+
+    async fn follow(&self, request: &Request, authorization: Option<&Secret>) -> Result<Response, Failure> {
+        let start = self.start();
+        let wrong = |why| Error::caused(Kind::InvalidArgument, "address", why);
+        let mut url = match request.path.is_empty() {
+            true => start.clone(),
+            false => start.join(&request.path).map_err(wrong)?,
+        };
         if let Some(namespace) = &self.namespace {
             url.query_pairs_mut().append_pair("ns", namespace);
         }
         for _ in 0..=REDIRECTS {
-            let mut ask = self.client.get(url.clone());
+            let mut ask = self.to(request.method.clone(), &url, &start).header(ACCEPT_ENCODING, "identity");
             for (name, value) in &request.headers {
                 ask = ask.header(name, value);
             }
-            if origin(&url) == origin(&self.base) {
-                for (name, value) in &self.headers {
-                    ask = ask.header(name, value);
-                }
-                if let Some(authorization) = authorization {
-                    ask = ask.header(AUTHORIZATION, sensitive(authorization)?);
-                }
+            if let Some(authorization) = authorization.filter(|_| origin(&url) == origin(&start)) {
+                ask = ask.header(AUTHORIZATION, sensitive(authorization)?);
             }
-            let response = ask.send().await.map_err(|why| Error::new(Kind::Unavailable, explain(why)))?;
+            let response = self.exchange(ask).await?;
             if !response.status().is_redirection() {
                 return Ok(response);
             }
             url = next(&url, &response)?;
+            if self.is_foreign {
+                foreign::check(&url)?;
+            }
         }
-        Err(Error::new(Kind::Unavailable, format!("more than {REDIRECTS} redirects")))
+        Err(Failure::lasting(Error::new(Kind::Unavailable, format!("more than {REDIRECTS} redirects"))))
+    }
+
+    /// A request to an address; the host's own headers and our certificate only to the host itself.
+    fn to(&self, method: Method, url: &Url, start: &Url) -> RequestBuilder {
+        match origin(url) == origin(start) {
+            true => {
+                let ask = self.client.request(method, url.clone());
+                self.headers.iter().fold(ask, |ask, (name, value)| ask.header(name, value))
+            }
+            false => self.elsewhere.request(method, url.clone()),
+        }
+    }
+
+    async fn exchange(&self, ask: RequestBuilder) -> Result<Response, Failure> {
+        let patience = self.shared.network.answer_timeout;
+        match tokio::time::timeout(patience, ask.send()).await {
+            Ok(sent) => sent.map_err(failure::unanswered),
+            Err(_) => Err(failure::late(patience)),
+        }
     }
 }
 
@@ -259,86 +353,9 @@ fn next(from: &Url, response: &Response) -> Result<Url> {
     }
 }
 
-fn passes(status: StatusCode) -> bool {
-    status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
-        || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
-}
-
-/// Seconds only; the other form, a date, is not worth a calendar.
-fn retry_after(response: &Response) -> Option<Duration> {
-    let value = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    value.parse().ok().map(Duration::from_secs)
-}
-
-/// An error from a status and the body that explains it (distribution-spec "Error Codes").
-async fn failure(response: Response) -> Error {
-    #[derive(serde::Deserialize)]
-    struct Body {
-        errors: Vec<Item>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Item {
-        code: Option<String>,
-        message: Option<String>,
-    }
-    let status = response.status();
-    let kind = match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Kind::Unauthorized,
-        StatusCode::NOT_FOUND => Kind::NotFound,
-        status if passes(status) => Kind::Unavailable,
-        _ => Kind::Invalid,
-    };
-    let text = body(response, 64 << 10).await.unwrap_or_default();
-    let items = serde_json::from_slice(&text).map(|body: Body| body.errors).unwrap_or_default();
-    let said = items.into_iter().next().map(|item| {
-        let text = format!("{} {}", item.code.unwrap_or_default(), item.message.unwrap_or_default());
-        format!(": {}", text.trim().chars().filter(|c| !c.is_control()).take(300).collect::<String>())
-    });
-    Error::new(kind, format!("the registry answered {status}{}", said.unwrap_or_default()))
-}
-
-fn client(host: &Host) -> Result<Client> {
-    // The workspace builds rustls without a default; whoever was first in this process has chosen.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    let wrong = |why: reqwest::Error| Error::new(Kind::InvalidArgument, format!("http client: {}", explain(why)));
-    let mut builder = Client::builder()
-        .user_agent(concat!("gantry/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(Duration::from_secs(10))
-        .read_timeout(Duration::from_secs(60));
-    if host.base.host_str().is_some_and(hosts::is_loopback) {
-        builder = builder.no_proxy();
-    }
-    for path in &host.ca {
-        let pem = crate::disk::read_small(path, 1 << 20)?;
-        let pem = pem.ok_or_else(|| Error::new(Kind::InvalidArgument, format!("{} does not exist", path.display())))?;
-        for certificate in reqwest::Certificate::from_pem_bundle(&pem).map_err(wrong)? {
-            builder = builder.add_root_certificate(certificate);
-        }
-    }
-    for (certificate, key) in &host.client {
-        let mut pem = crate::disk::read_small(certificate, 1 << 20)?.unwrap_or_default();
-        if let Some(key) = key {
-            pem.extend(crate::disk::read_small(key, 1 << 20)?.unwrap_or_default());
-        }
-        builder = builder.identity(reqwest::Identity::from_pem(&pem).map_err(wrong)?);
-    }
-    if host.skip_verify {
-        builder = builder.tls_danger_accept_invalid_certs(true);
-    }
-    builder.build().map_err(wrong)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pauses_grow_and_end() {
-        assert!((100..=200).contains(&pause(1).as_millis()));
-        assert!((400..=800).contains(&pause(3).as_millis()));
-        assert!(pause(99) <= LONGEST_PAUSE);
-    }
 
     #[test]
     fn origins() {

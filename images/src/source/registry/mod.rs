@@ -1,234 +1,191 @@
 //! A registry over the OCI distribution protocol (distribution-spec "Pull"), its mirrors, and what can go wrong.
 //!
-//! A request goes to the configured mirrors first and to the registry itself last. Failures that may pass are retried
-//! with growing, jittered pauses; a blob that breaks off is continued with a range request.
+//! ```text
+//! hosts   which hosts serve the registry          rounds    whom to ask, in which order, how often
+//! http    one request to one of them              failure   what an answer means
+//! login   who we are there                        auth      challenges and tokens
+//! tls     which certificates count                proxy     the way there
+//! download  a blob through as many answers as it takes     foreign   layers that are elsewhere
+//! connections  what a store keeps of all this between its pulls
+//! ```
 
 pub mod auth;
+mod connections;
+mod download;
+mod failure;
+mod foreign;
 pub mod hosts;
 mod http;
+mod login;
+mod proxy;
+mod rounds;
+mod tls;
 
-use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
-use reqwest::StatusCode;
-use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
 
 use crate::config::Config;
+use crate::credentials::Logins;
 use crate::digest::Digest;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::manifest::{Descriptor, INDEXES, MANIFESTS};
-use crate::options::{Auth, Event, Progress};
+use crate::options::{Auth, Progress};
 use crate::reference::Reference;
 use crate::source::{Content, Served, Source};
 
+pub use connections::Connections;
+use failure::Failure;
 use http::{Endpoint, Request};
+use login::Login;
 
-/// Interruptions of one blob that are tried again before it is given up.
-const INTERRUPTIONS: u32 = 6;
-
-/// One repository of a registry.
+/// One repository of a registry. Clones share everything.
 #[derive(Clone)]
 pub struct Registry {
-    endpoints: std::sync::Arc<[Endpoint]>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Config,
+    connections: Arc<Connections>,
+    endpoints: Vec<Endpoint>,
+    host: String,
     path: String,
+    /// Who has sent of a blob in this pull. One that is asked for again was not what its digest says.
+    senders: Mutex<HashMap<Digest, Vec<usize>>>,
 }
 
 impl Registry {
-    /// Prepares access to the repository that `from` names; nothing is sent yet.
+    /// Prepares access to the repository that `from` names; nothing is sent yet. Reads hosts.toml, certificates and
+    /// login files: blocking. `auth` goes before the login files.
     ///
     /// # Errors
-    /// [`Kind::InvalidArgument`] for a bad hosts.toml or certificate.
-    pub fn connect(config: &Config, from: &Reference, auth: Option<Auth>) -> Result<Self> {
-        let hosts = hosts::resolve(config, from.host())?;
-        let origin = hosts.len() - 1;
-        let endpoint = |(at, host)| {
-            // Credentials belong to the registry that the reference names, not to its mirrors.
-            let auth = if at == origin { auth.clone() } else { None };
-            let namespace = (at != origin).then(|| from.host().to_owned());
-            Endpoint::new(host, auth, namespace)
+    /// [`Kind::InvalidArgument`] for a bad file, which is named.
+    pub fn connect(
+        config: &Config,
+        connections: &Arc<Connections>,
+        from: &Reference,
+        auth: Option<Auth>,
+    ) -> Result<Self> {
+        let logins = Arc::new(Logins::read(&config.credentials)?);
+        let endpoint = |host: hosts::Host| {
+            // What was given is for the registry that the reference names, not for its mirrors; those have their own.
+            let login = match host.is_registry {
+                true => Login::new(auth.clone(), &logins, from.host(), from.path()),
+                false => Login::new(None, &logins, &hosts::name(&host.base), from.path()),
+            };
+            Endpoint::new(host, login, from.path(), connections)
         };
-        let endpoints: Vec<Endpoint> = hosts.into_iter().enumerate().map(endpoint).collect::<Result<_>>()?;
-        Ok(Self { endpoints: endpoints.into(), path: from.path().to_owned() })
+        let shared = Shared {
+            endpoints: hosts::resolve(config, from.host())?.into_iter().map(endpoint).collect::<Result<_>>()?,
+            config: config.clone(),
+            connections: connections.clone(),
+            host: from.host().to_owned(),
+            path: from.path().to_owned(),
+            senders: Mutex::default(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Sends to each endpoint until one has an answer. The registry's own failure, the last one, is what is told.
-    async fn send(&self, request: &Request) -> Result<reqwest::Response> {
-        let mut last = no_endpoint();
-        for endpoint in &*self.endpoints {
-            match endpoint.send(request).await {
-                Ok(answer) => return Ok(answer),
-                Err(why) => last = note(endpoint, why),
-            }
-        }
-        Err(last)
+    /// The digest that a tag has now, if the registry tells it without sending the document (a HEAD request, which
+    /// registries do not count against a rate limit). `None` if it does not, for whatever reason.
+    pub async fn digest_of(&self, tag: &str) -> Option<(Digest, Option<String>)> {
+        let order = self.order(|endpoint| endpoint.can_resolve);
+        let request = Request::head(self.manifest_path(tag)).header(ACCEPT, &accepted());
+        let first = &self.shared.endpoints[*order.first()?];
+        let response = first.send(&request).await.ok()?;
+        let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        Some((header("docker-content-digest")?.parse().ok()?, header(CONTENT_TYPE.as_str())))
     }
 
-    async fn manifest(&self, endpoint: &Endpoint, wanted: &str, limit: u64) -> Result<Served> {
-        let accept = [MANIFESTS, INDEXES].concat().join(", ");
-        let request = Request::get(format!("{}/manifests/{wanted}", self.path), &self.path).header(ACCEPT, &accept);
+    fn manifest_path(&self, wanted: &str) -> String {
+        format!("{}/manifests/{wanted}", self.shared.path)
+    }
+
+    fn order(&self, can: impl Fn(&Endpoint) -> bool) -> Vec<usize> {
+        self.shared.endpoints.iter().enumerate().filter(|(_, endpoint)| can(endpoint)).map(|(at, _)| at).collect()
+    }
+
+    /// For errors.
+    fn named(&self, what: &str) -> String {
+        format!("registry {}, repository {}, {what}", self.shared.host, self.shared.path)
+    }
+
+    async fn manifest(&self, endpoint: &Endpoint, wanted: &str, limit: u64) -> Result<Served, Failure> {
+        let request = Request::get(self.manifest_path(wanted)).header(ACCEPT, &accepted());
         let response = endpoint.send(&request).await?;
         let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let media_type = header(CONTENT_TYPE.as_str());
-        let told = header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
-        let body = http::body(response, limit).await?;
-        let asked = wanted.contains(':').then(|| wanted.parse::<Digest>()).transpose()?;
-        let digest = asked.clone().or(told.filter(|d| d.matches(&body))).unwrap_or_else(|| Digest::of(&body));
-        match digest.matches(&body) {
-            true => Ok(Served { body, digest, media_type }),
-            false => {
-                Err(Error::new(Kind::Invalid, format!("manifest {wanted}: its content is not what its digest says")))
-            }
+        let told = header("docker-content-digest");
+        if media_type
+            .as_deref()
+            .is_some_and(|kind| kind.starts_with("application/vnd.docker.distribution.manifest.v1+"))
+        {
+            let why = "the image is in Docker's schema 1, which is obsolete and not read: build and push it again";
+            return Err(Failure::lasting(Error::new(Kind::Unsupported, why)));
         }
+        let patience = self.shared.connections.network.answer_timeout;
+        let body = tokio::time::timeout(patience, http::body(response, limit)).await;
+        let body = body.map_err(|_| failure::late(patience))??;
+        let digest = checked(wanted, told.as_deref(), &body)?;
+        Ok(Served { body, digest, media_type })
     }
+}
 
-    /// One request for the rest of a blob.
-    async fn open(&self, digest: &Digest, offset: u64) -> Result<BoxStream<'static, reqwest::Result<Bytes>>> {
-        let request = Request::get(format!("{}/blobs/{digest}", self.path), &self.path);
-        let request = match offset {
-            0 => request,
-            _ => request.header(RANGE, &format!("bytes={offset}-")),
+fn accepted() -> String {
+    [MANIFESTS, INDEXES].concat().join(", ")
+}
+
+/// The digest of a document: the one asked for, else the one that the registry claims, else our own; it must be true.
+fn checked(wanted: &str, told: Option<&str>, body: &[u8]) -> Result<Digest> {
+    let asked = wanted.contains(':').then(|| wanted.parse::<Digest>()).transpose()?;
+    if let Some(asked) = asked {
+        return match asked.matches(body) {
+            true => Ok(asked),
+            false => Err(Error::new(Kind::Invalid, "its content is not what its digest says")),
         };
-        let response = self.send(&request).await?;
-        rest(response, offset, digest)
     }
-
-    async fn open_foreign(
-        &self,
-        wanted: &Descriptor,
-        offset: u64,
-    ) -> Result<BoxStream<'static, reqwest::Result<Bytes>>> {
-        let mut last = Error::new(Kind::NotFound, format!("foreign layer {} without an address", wanted.digest));
-        for url in &wanted.urls {
-            match http::foreign(url, offset).await.and_then(|response| rest(response, offset, &wanted.digest)) {
-                Ok(stream) => return Ok(stream),
-                Err(why) => last = why,
-            }
+    match told.and_then(|told| told.parse::<Digest>().ok()) {
+        Some(told) if !told.matches(body) => {
+            let why = format!("its digest is {}, but docker-content-digest says {told}", Digest::of(body));
+            Err(Error::new(Kind::Invalid, why))
         }
-        Err(last)
-    }
-
-    /// The rest of a blob from the registry, else from where the manifest says it is.
-    async fn open_anywhere(
-        &self,
-        wanted: &Descriptor,
-        offset: u64,
-    ) -> Result<BoxStream<'static, reqwest::Result<Bytes>>> {
-        match self.open(&wanted.digest, offset).await {
-            Err(why) if why.kind() == Kind::NotFound && !wanted.urls.is_empty() => {
-                self.open_foreign(wanted, offset).await
-            }
-            other => other,
-        }
-        .context(|| format!("blob {}", wanted.digest))
-    }
-}
-
-fn no_endpoint() -> Error {
-    Error::new(Kind::InvalidArgument, "no endpoint of the registry may be pulled from")
-}
-
-fn note(endpoint: &Endpoint, why: Error) -> Error {
-    tracing::debug!(endpoint = endpoint.name(), %why, "no answer from an endpoint");
-    why
-}
-
-/// The body of a response from `offset` on; a server may ignore the range and send everything.
-fn rest(
-    response: reqwest::Response,
-    offset: u64,
-    digest: &Digest,
-) -> Result<BoxStream<'static, reqwest::Result<Bytes>>> {
-    let starts = |range: &str| range.strip_prefix("bytes ")?.split_once('-')?.0.parse::<u64>().ok();
-    match response.status() {
-        StatusCode::PARTIAL_CONTENT => {
-            let range = response.headers().get(CONTENT_RANGE).and_then(|v| v.to_str().ok()).and_then(starts);
-            match range == Some(offset) {
-                true => Ok(response.bytes_stream().boxed()),
-                false => Err(Error::new(Kind::Invalid, format!("blob {digest}: the server sent another range"))),
-            }
-        }
-        _ if offset == 0 => Ok(response.bytes_stream().boxed()),
-        _ => {
-            let mut skip = offset;
-            let tail = response.bytes_stream().map(move |piece| {
-                let mut piece = piece?;
-                let cut = piece.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
-                skip -= cut as u64;
-                Ok(piece.split_off(cut))
-            });
-            Ok(tail.boxed())
-        }
+        Some(told) => Ok(told),
+        None => Ok(Digest::of(body)),
     }
 }
 
 impl Source for Registry {
     async fn document(&self, wanted: &str, limit: u64) -> Result<Served> {
-        let mut last = no_endpoint();
-        for endpoint in &*self.endpoints {
-            match self.manifest(endpoint, wanted, limit).await {
-                Ok(served) => return Ok(served),
-                Err(why) => last = note(endpoint, why),
-            }
-        }
-        Err(last)
+        let by_digest = wanted.contains(':');
+        let order = self.order(|endpoint| if by_digest { endpoint.can_pull } else { endpoint.can_resolve });
+        let budget = self.shared.connections.network.retry_for;
+        let what = self.named(&format!("manifest {wanted}"));
+        let attempt = |_, endpoint| self.manifest(endpoint, wanted, limit);
+        let (_, served) = rounds::ask(&self.shared.endpoints, order, budget, &what, attempt).await?;
+        Ok(served)
     }
 
     async fn blob(&self, wanted: &Descriptor, offset: u64, progress: &Progress) -> Result<Content> {
-        let first = self.open_anywhere(wanted, offset).await?;
-        let download = Download {
-            registry: self.clone(),
-            wanted: wanted.clone(),
-            progress: progress.clone(),
-            at: offset,
-            interruptions: 0,
-            body: Some(first),
-        };
-        Ok(futures_util::stream::unfold(Some(download), |download| async { download?.next().await }).boxed())
+        let senders = self.shared.senders.lock().unwrap_or_else(PoisonError::into_inner).remove(&wanted.digest);
+        download::start(self, wanted, offset, progress, senders.unwrap_or_default()).await
     }
 }
 
-/// A blob on its way, through as many responses as it takes.
-struct Download {
-    registry: Registry,
-    wanted: Descriptor,
-    progress: Progress,
-    at: u64,
-    interruptions: u32,
-    body: Option<BoxStream<'static, reqwest::Result<Bytes>>>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Download {
-    /// The next piece and the rest; `None` at the end. After an error there is no rest.
-    async fn next(mut self) -> Option<(Result<Bytes>, Option<Self>)> {
-        loop {
-            let why = match &mut self.body {
-                Some(body) => match body.next().await {
-                    Some(Ok(piece)) => {
-                        self.at += piece.len() as u64;
-                        return Some((Ok(piece), Some(self)));
-                    }
-                    None if self.at >= self.wanted.size => return None,
-                    None => "the connection ended early".to_owned(),
-                    Some(Err(why)) => http::explain(why),
-                },
-                None => match self.registry.open_anywhere(&self.wanted, self.at).await {
-                    Ok(body) => {
-                        self.body = Some(body);
-                        continue;
-                    }
-                    Err(why) if why.kind() == Kind::Unavailable => why.to_string(),
-                    Err(why) => return Some((Err(why), None)),
-                },
-            };
-            self.body = None;
-            self.interruptions += 1;
-            if self.interruptions > INTERRUPTIONS {
-                let why =
-                    format!("blob {}: broke off {INTERRUPTIONS} times, last at {}: {why}", self.wanted.digest, self.at);
-                return Some((Err(Error::new(Kind::Unavailable, why)), None));
-            }
-            (self.progress)(Event::Retry { layer: self.wanted.digest.clone(), why });
-            tokio::time::sleep(http::pause(self.interruptions)).await;
-        }
+    #[test]
+    fn digests_are_checked() {
+        let (good, bad) = (Digest::of(b"x").to_string(), Digest::of(b"y").to_string());
+        assert!(checked(&good, Some(&bad), b"x").is_ok(), "what was asked for decides");
+        assert!(checked(&bad, Some(&bad), b"x").is_err());
+        assert_eq!(checked("1", None, b"x").unwrap().to_string(), good);
+        assert_eq!(checked("1", Some("nonsense"), b"x").unwrap().to_string(), good);
+        assert!(checked("1", Some(&good), b"x").is_ok());
+        let why = checked("1", Some(&bad), b"x").unwrap_err().to_string();
+        assert!(why.contains("docker-content-digest says"), "{why}");
     }
 }
