@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 seconds=${1:-20}
 [ $# -eq 0 ] || shift
-[ $# -gt 0 ] || set -- config_json seccomp_compile talk monitor_protocol
+[ $# -gt 0 ] || set -- config_json seccomp_compile talk monitor_protocol image_reference image_manifest image_tar
 target=${CARGO_TARGET_DIR:-target}/fuzz
 flags='-C passes=sancov-module -C llvm-args=-sanitizer-coverage-level=3 -C llvm-args=-sanitizer-coverage-inline-8bit-counters
  -C llvm-args=-sanitizer-coverage-pc-table -C llvm-args=-sanitizer-coverage-trace-compares -C codegen-units=1 --cfg fuzzing'

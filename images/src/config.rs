@@ -69,6 +69,8 @@ pub struct Limits {
     pub unpacked_bytes: u64,
     /// Decompressed to transferred bytes of one layer, once 64 MiB have been unpacked.
     pub ratio: u64,
+    /// Bytes of the window of a zstd frame, which unpacking holds in memory; level 20 of zstd asks for 32 MiB.
+    pub zstd_window: u64,
     /// Files, directories and links in one layer.
     pub entries: u64,
     /// Layers of one image; overlayfs itself ends at 500 lower directories.
@@ -86,6 +88,7 @@ impl Default for Limits {
             layer_bytes: 64 << 30,
             unpacked_bytes: 256 << 30,
             ratio: 1100,
+            zstd_window: 32 * MIB,
             entries: 10_000_000,
             layers: 256,
             index_entries: 1024,

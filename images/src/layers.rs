@@ -9,7 +9,7 @@
 //! only stand where they hide something. Such a layer is kept under its chain id (image-spec config.md "Layer ChainID").
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,6 +68,9 @@ pub(crate) struct Facts {
     pub(crate) whiteouts: u64,
     /// The layer says itself how the root directory looks.
     pub(crate) root: bool,
+    /// Nothing below it is seen.
+    #[serde(default)]
+    pub(crate) hides_all: bool,
 }
 
 impl Facts {
@@ -145,6 +148,16 @@ impl Layers {
         body.map(parse).transpose()
     }
 
+    /// Of an image's layers, lowest first, those that are seen: from the highest whose root is opaque upwards.
+    pub(crate) fn seen<'a>(&self, layers: &'a [Key]) -> Result<&'a [Key]> {
+        for (at, key) in layers.iter().enumerate().rev() {
+            if self.facts(key)?.is_some_and(|facts| facts.hides_all) {
+                return Ok(&layers[at..]);
+            }
+        }
+        Ok(layers)
+    }
+
     /// Unpacks a layer out of `input`, as transferred. Blocking.
     ///
     /// `input` is read to its end also when unpacking fails, so that its own digest can be judged.
@@ -166,6 +179,7 @@ impl Layers {
                 inodes: 0,
                 whiteouts: 0,
                 root: false,
+                hides_all: false,
             },
             implied: Names::default(),
             whited: Names::default(),
@@ -183,6 +197,7 @@ impl Layers {
         unpacked.facts.inodes = summary.inodes;
         unpacked.facts.whiteouts = summary.whiteouts;
         unpacked.facts.root = summary.root;
+        unpacked.facts.hides_all = summary.hides_all;
         unpacked.implied = summary.implied;
         unpacked.whited = summary.whited;
         unpacked.borrowed = summary.borrowed;
@@ -317,7 +332,7 @@ pub(crate) fn remove_tree(path: &Path) -> std::io::Result<()> {
 
 fn pour(input: &mut dyn Read, size: u64, position: &Position, limits: &Limits, root: OwnedFd) -> Result<Summary> {
     const BUFFER: usize = 256 << 10;
-    let plain = decompress(BufReader::with_capacity(BUFFER, input))?;
+    let plain = unpack::packing::decompress(BufReader::with_capacity(BUFFER, input), limits.zstd_window)?;
     let checked = Checked {
         inner: plain,
         hasher: Hasher::new(position.diff_id.algorithm()),
@@ -337,19 +352,6 @@ fn pour(input: &mut dyn Read, size: u64, position: &Position, limits: &Limits, r
             Err(Error::new(Kind::Invalid, why))
         }
     }
-}
-
-/// The format is recognised by its first bytes; what comes out is verified against the diff id anyway.
-fn decompress<'a>(mut input: BufReader<&'a mut dyn Read>) -> Result<Box<dyn Read + 'a>> {
-    let head = input.fill_buf().context(|| "layer")?;
-    Ok(match head {
-        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
-        // A zstd frame, or a skippable one before it.
-        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
-            Box::new(zstd::stream::read::Decoder::with_buffer(input).context(|| "zstd")?)
-        }
-        _ => Box::new(input),
-    })
 }
 
 /// Digests what passes and ends it at a limit.

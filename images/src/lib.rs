@@ -48,6 +48,7 @@ pub mod digest;
 mod disk;
 mod error;
 mod exchange;
+mod faces;
 mod fault;
 mod fetch;
 pub mod garbage;

@@ -141,6 +141,7 @@ fn refuse(why: impl Into<String>) -> Error {
 /// # Errors
 /// [`Kind::Invalid`] for contradictions, [`Kind::Unsupported`] for other kinds of document, [`Kind::TooLarge`].
 pub fn parse(body: &[u8], said: Option<&str>, limits: &Limits) -> Result<Document> {
+    crate::faces::check(body)?;
     // Not only a struct: serde refuses a repeated key of a struct, which is what is wanted here.
     let raw: Raw = serde_json::from_slice(body).map_err(|why| Error::caused(Kind::Invalid, "manifest", why))?;
     if raw.schema_version == 1 || raw.fs_layers.is_some() {

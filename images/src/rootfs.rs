@@ -109,7 +109,7 @@ impl Rootfses {
         }
         fault::point("dress a rootfs").context(|| format!("dress rootfs {key}"))?;
         dress(&paths.upper, &record.layers, store)?;
-        let lower: Vec<PathBuf> = record.layers.iter().rev().map(|key| store.diff(key)).collect();
+        let lower: Vec<PathBuf> = store.seen(&record.layers)?.iter().rev().map(|key| store.diff(key)).collect();
         if let Some(missing) = lower.iter().find(|dir| !dir.is_dir()) {
             return Err(Error::new(Kind::System, format!("rootfs {key}: layer {} is missing", missing.display())));
         }

@@ -40,6 +40,8 @@ pub struct Summary {
     pub whited: Names,
     /// The root directory has an entry of its own.
     pub root: bool,
+    /// The root itself is opaque: nothing of the layers below is seen.
+    pub hides_all: bool,
     /// Directories without an entry of their own, the root apart; over a lower layer they must look like its
     /// directory.
     pub implied: Names,
@@ -67,7 +69,7 @@ pub fn write<R: BufRead, T: Target>(archive: &mut Archive<R>, target: &mut T, op
         layer
             .apply(archive, &entry)
             .and_then(|()| layer.count())
-            .map_err(|why| why.within(format!("unpack {:?}", String::from_utf8_lossy(&entry.path))))?;
+            .map_err(|why| why.within(format!("unpack {}", whiteout::show(&entry.path))))?;
     }
     layer.finish()
 }
@@ -89,7 +91,13 @@ impl<T: Target> Layer<'_, T> {
     }
 
     fn apply<R: BufRead>(&mut self, archive: &mut Archive<R>, entry: &Entry) -> Result<()> {
-        match whiteout::meaning(&entry.path)? {
+        let meaning = whiteout::meaning(&entry.path)?;
+        match &meaning {
+            Meaning::Skip => {}
+            Meaning::Opaque(parts) => self.clear_way(parts, parts.len())?,
+            Meaning::Whiteout(parts) | Meaning::Entry(parts) => self.clear_way(parts, parts.len().saturating_sub(1))?,
+        }
+        match meaning {
             Meaning::Skip => Ok(()),
             Meaning::Opaque(parts) => self.make_opaque(&parts),
             Meaning::Whiteout(parts) => self.whiteout(&parts),
@@ -117,6 +125,25 @@ impl<T: Target> Layer<'_, T> {
             Type::Block(major, minor) => self.node(entry, parts, FileType::BlockDevice, (major, minor)),
             Type::Fifo => self.node(entry, parts, FileType::Fifo, (0, 0)),
         }
+    }
+
+    /// A name that this layer hides becomes a directory again, which hides the same, when something comes into it.
+    fn clear_way(&mut self, parts: &Components<'_>, directories: usize) -> Result<()> {
+        if self.summary.whited.is_empty() {
+            return Ok(());
+        }
+        for length in 1..=directories {
+            if !self.summary.whited.contains(&parts[..length - 1].join(&b'/')) {
+                continue;
+            }
+            let parts = parts[..length].to_vec();
+            let Some(place) = self.target.find(&parts)? else { return Ok(()) };
+            if self.target.stands(&place)? == Some(Stands::Whiteout) {
+                self.remove(&place, &parts)?;
+                return self.make_opaque(&parts);
+            }
+        }
+        Ok(())
     }
 
     fn root(&mut self, entry: &Entry) -> Result<()> {
@@ -189,9 +216,8 @@ impl<T: Target> Layer<'_, T> {
 
     /// A further name for an inode of this layer, or of one below. Its attributes are those of the first name.
     fn hard_link(&mut self, entry: &Entry, parts: &Components<'_>) -> Result<()> {
-        let refuse = |why: &str| {
-            Error::new(Kind::Invalid, format!("hard link to {:?}: {why}", String::from_utf8_lossy(&entry.link)))
-        };
+        let refuse =
+            |why: &str| Error::new(Kind::Invalid, format!("hard link to {}: {why}", whiteout::show(&entry.link)));
         let from = whiteout::components(&entry.link)?;
         if from.is_empty() || from == *parts {
             return Err(refuse("it is the link itself or the root"));
@@ -284,6 +310,8 @@ impl<T: Target> Layer<'_, T> {
         if self.options.lowest {
             return Ok(());
         }
+        // overlayfs does not look for the marker in a root, so whoever mounts must know.
+        self.summary.hides_all |= parts.is_empty();
         self.target.make_opaque(parts)?;
         self.opaque.insert(&parts.join(&b'/'))
     }

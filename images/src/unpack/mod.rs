@@ -10,6 +10,7 @@ pub mod directory;
 pub mod header;
 pub(crate) mod implied;
 pub mod names;
+pub(crate) mod packing;
 pub mod pax;
 pub mod tar;
 pub mod target;

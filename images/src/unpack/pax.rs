@@ -43,6 +43,8 @@ const XATTR: &[u8] = b"SCHILY.xattr.";
 const ENCODED: &[u8] = b"LIBARCHIVE.xattr.";
 /// Attributes of one entry; the kernel lists 64 KiB of names.
 const MAX_XATTRS: usize = 1024;
+/// XATTR_NAME_MAX of the kernel.
+const MAX_XATTR_NAME: usize = 255;
 /// Keys that change what an archive lists. In a global header readers disagree about them.
 const LISTED: [&[u8]; 7] = [b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime", b"hdrcharset"];
 
@@ -78,13 +80,20 @@ pub fn records(mut data: &[u8]) -> Result<Vec<(&[u8], &[u8])>> {
 /// # Errors
 /// [`Kind::Invalid`] for malformed values.
 pub fn parse(data: &[u8]) -> Result<Pax> {
+    let mut listed = std::collections::BTreeSet::new();
     let (mut pax, mut encoded) = (Pax::default(), Vec::new());
     for (key, value) in records(data)? {
+        // The last one counts to some readers, the first one to others.
+        if LISTED.contains(&key) && !listed.insert(key) {
+            return Err(refuse(&format!("{} twice", String::from_utf8_lossy(key))));
+        }
         match key.strip_prefix(ENCODED) {
-            Some(name) => encoded.push((unescaped(name)?, decoded(value)?)),
+            Some(name) => {
+                encoded.push((unescaped(name)?, decoded(value)?));
+                check_xattrs(name, encoded.len())?;
+            }
             None => pax.take(key, value)?,
         }
-        check_xattrs(encoded.len())?;
     }
     for (name, value) in encoded {
         if !pax.xattrs.iter().any(|(known, _)| *known == name) {
@@ -145,7 +154,7 @@ impl Pax {
                     // The last record of a name counts, as for every other key.
                     self.xattrs.retain(|(seen, _)| seen != name);
                     self.xattrs.push((name.to_vec(), value.to_vec()));
-                    check_xattrs(self.xattrs.len())?;
+                    check_xattrs(name, self.xattrs.len())?;
                 }
             }
         }
@@ -153,7 +162,11 @@ impl Pax {
     }
 }
 
-fn check_xattrs(count: usize) -> Result<()> {
+fn check_xattrs(name: &[u8], count: usize) -> Result<()> {
+    if name.len() > MAX_XATTR_NAME {
+        let why = format!("pax header: an attribute's name of {} bytes, more than {MAX_XATTR_NAME}", name.len());
+        return Err(Error::new(Kind::TooLarge, why));
+    }
     match count <= MAX_XATTRS {
         true => Ok(()),
         false => Err(Error::new(Kind::TooLarge, format!("pax header: more than {MAX_XATTRS} attributes of one entry"))),
@@ -289,6 +302,7 @@ mod tests {
             b"10 size=+1\n",
             b"11 path=a\0b\n",
             b"20 GNU.sparse.map=1\n",
+            b"10 size=1\n10 size=1\n",
         ] {
             assert!(parse(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
         }

@@ -9,6 +9,7 @@ use std::io::BufRead;
 use crate::error::{Context, Error, Kind, Result};
 use crate::unpack::header::{self, BLOCK, Flag, Fragments, Header};
 use crate::unpack::pax::{self, Pax};
+use crate::unpack::whiteout::show;
 
 /// Bytes of one extension header; Linux paths end at 4096, attributes at 64 KiB each.
 const MAX_EXTENSION: u64 = 1 << 20;
@@ -362,7 +363,7 @@ fn stored_size(header: &Header, kind: Type, pax: Option<u64>, path: &[u8]) -> Re
     const OCTAL_END: u64 = 1 << 33;
     let size = match pax {
         Some(size) if size != header.size && size < OCTAL_END && header.size != 0 => {
-            let name = String::from_utf8_lossy(path).into_owned();
+            let name = show(path);
             return Err(refuse(format!("{name}: size {} in its header, {size} in its pax header", header.size)));
         }
         Some(size) => size,
@@ -373,7 +374,7 @@ fn stored_size(header: &Header, kind: Type, pax: Option<u64>, path: &[u8]) -> Re
         // Every reader agrees that a hard link has no data, though some writers repeat the file's size.
         Type::HardLink => Ok(0),
         _ if size == 0 => Ok(0),
-        _ => Err(refuse(format!("{}: {size} bytes of data behind what is no file", String::from_utf8_lossy(path)))),
+        _ => Err(refuse(format!("{}: {size} bytes of data behind what is no file", show(path)))),
     }
 }
 

@@ -21,12 +21,21 @@ pub enum Meaning<'a> {
 
 const PREFIX: &[u8] = b".wh.";
 
+/// A path for a sentence: an archive may bring a megabyte of it.
+pub fn show(path: &[u8]) -> String {
+    const MOST: usize = 256;
+    match path.len() > MOST {
+        true => format!("{:?}... ({} bytes)", String::from_utf8_lossy(&path[..MOST]), path.len()),
+        false => format!("{:?}", String::from_utf8_lossy(path)),
+    }
+}
+
 /// The components of a stored path. A leading slash means the layer's root, as in every peer.
 ///
 /// # Errors
 /// [`Kind::Invalid`] for `..` or NUL, [`Kind::TooLarge`] beyond PATH_MAX or NAME_MAX.
 pub fn components(path: &[u8]) -> Result<Components<'_>> {
-    let refuse = |why: &str| Err(Error::new(Kind::Invalid, format!("path {:?}: {why}", String::from_utf8_lossy(path))));
+    let refuse = |why: &str| Err(Error::new(Kind::Invalid, format!("path {}: {why}", show(path))));
     if path.len() > 4095 {
         return Err(Error::new(Kind::TooLarge, format!("a path of {} bytes, more than 4095", path.len())));
     }
@@ -49,7 +58,7 @@ pub fn components(path: &[u8]) -> Result<Components<'_>> {
 /// As [`components`]; [`Kind::Invalid`] for a whiteout of nothing, of `.` or `..`, or used as a directory.
 pub fn meaning(path: &[u8]) -> Result<Meaning<'_>> {
     let mut parts = components(path)?;
-    let refuse = |why: &str| Err(Error::new(Kind::Invalid, format!("path {:?}: {why}", String::from_utf8_lossy(path))));
+    let refuse = |why: &str| Err(Error::new(Kind::Invalid, format!("path {}: {why}", show(path))));
     let Some(last) = parts.pop() else {
         return Ok(Meaning::Entry(parts));
     };
