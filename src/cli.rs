@@ -11,7 +11,7 @@ pub(crate) const COMMANDS: [(&str, &str, &str); 10] = [
     ("server", "", "run the control plane alone"),
     ("kubelet", "--kubeconfig FILE", "run the kubelet alone, against any API server and CRI server"),
     ("cri", "", "run the CRI server alone, for crictl or another kubelet"),
-    ("image", "pull|import|ls|inspect|rm|build ...", "look after the image store"),
+    ("image", "pull|ls|rm|import|export|prune ...", "look after the image store; `gantry image --help`"),
     ("timings", "NAMESPACE/POD", "where the time from the API request to Ready went"),
     ("config", "", "print the effective configuration"),
     ("check", "", "list every kernel feature and tool that a node needs, with yes or no"),

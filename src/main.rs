@@ -51,9 +51,15 @@ fn print(text: &str) -> Result<ExitCode, String> {
 }
 
 fn image(request: Request) -> Result<ExitCode, String> {
-    let store = request.config.data_dir.join("images");
+    let config = gantry_images::Config::at(request.config.data_dir.join("images"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|why| format!("start the async runtime: {why}"))?;
-    let outcome = runtime.block_on(gantry_images::cli::main(request.rest, &store));
-    outcome.map(|()| ExitCode::SUCCESS).map_err(|why| why.to_string())
+    match runtime.block_on(gantry_images::cli::main(request.rest, config)) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(why) => {
+            eprintln!("gantry: {why}");
+            // A wrong command line is not a failure of what it asks for.
+            Ok(ExitCode::from(if why.kind() == gantry_images::Kind::InvalidArgument { 2 } else { 1 }))
+        }
+    }
 }

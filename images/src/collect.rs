@@ -85,6 +85,27 @@ impl Store {
         Ok(users(self.shared())?.remove(image_id).unwrap_or_default())
     }
 
+    /// Space that an image takes on disk, with content that it shares.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] without such an id; [`Kind::System`] for the disk.
+    pub async fn usage_of(&self, image_id: &str) -> Result<Usage> {
+        let (store, id) = (self.clone(), image_id.to_owned());
+        blocking(move || {
+            let shared = store.shared();
+            let record = shared.index.load()?.0;
+            let gone = || Error::new(Kind::NotFound, format!("image {id} is not here"));
+            let entry = record.images.iter().find(|entry| entry.config.to_string() == id).ok_or_else(gone)?;
+            let seen = look(shared, &Roots::default(), false)?.content;
+            let sizes = content(entry).into_iter().filter_map(|content| seen.get(&content).copied());
+            Ok(sizes.fold(Usage::default(), |all, one| Usage {
+                bytes: all.bytes + one.bytes,
+                inodes: all.inodes + one.inodes,
+            }))
+        })
+        .await
+    }
+
     /// Collects by `rules` for as long as it is polled. Failures are logged.
     pub async fn tend(&self, rules: Rules, every: Duration) {
         loop {

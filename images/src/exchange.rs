@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::digest::Digest;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fetch::{self, Wanted};
 use crate::import;
@@ -33,6 +34,19 @@ pub struct ImportOptions {
     pub name: Option<Reference>,
     /// Another platform than the host's.
     pub platform: Option<Platform>,
+}
+
+/// One layer of an image.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LayerInfo {
+    /// As transferred.
+    pub digest: Digest,
+    /// Bytes as transferred.
+    pub size: u64,
+    /// Unpacked.
+    pub diff_id: Digest,
+    /// The layer of an artifact: the name of its file.
+    pub file: Option<String>,
 }
 
 /// Where images are written to.
@@ -142,6 +156,23 @@ impl Store {
             }
         })
         .await
+    }
+
+    /// The layers of an image, lowest first.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] without such an id.
+    pub fn content_of(&self, image_id: &str) -> Result<Vec<LayerInfo>> {
+        let record = self.shared().index.load()?.0;
+        let gone = || Error::new(Kind::NotFound, format!("image {image_id} is not here"));
+        let entry = record.images.iter().find(|entry| entry.config.to_string() == image_id).ok_or_else(gone)?;
+        let one = |layer: &crate::index::Layer| LayerInfo {
+            digest: layer.digest.clone(),
+            size: layer.size,
+            diff_id: layer.diff_id.clone(),
+            file: layer.file.clone(),
+        };
+        Ok(entry.layers.iter().map(one).collect())
     }
 
     fn to_export(&self, names: &[String]) -> Result<Vec<One>> {

@@ -8,6 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::digest::Digest;
 use crate::layers::Key;
 use crate::store::Usage;
@@ -30,7 +32,8 @@ pub struct Rules {
 }
 
 /// How full the store may be.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Mark {
     /// Of the filesystem, counting whatever else is on it, 0 to 100.
     Percent(u8),

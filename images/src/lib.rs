@@ -38,6 +38,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod amount;
 mod artifact;
 mod blobs;
 pub mod cli;
@@ -81,7 +82,7 @@ pub use collect::Done;
 pub use config::{Config, Limits};
 pub use digest::Digest;
 pub use error::{Error, Kind, Result};
-pub use exchange::{ImportOptions, Input, Output};
+pub use exchange::{ImportOptions, Input, LayerInfo, Output};
 pub use layout::export::Form;
 pub use network::{Network, Proxies};
 pub use oci_spec::image::ImageConfiguration;

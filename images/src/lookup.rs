@@ -52,6 +52,12 @@ fn by_prefix<'a>(images: &'a [Arc<Image>], name: &str) -> Option<&'a Arc<Image>>
     fits.next().is_none().then_some(first)
 }
 
+/// Whether the word is an image's id or the beginning of it.
+pub(crate) fn is(image: &Image, name: &str) -> bool {
+    let hex = name.strip_prefix("sha256:").unwrap_or(name);
+    !hex.is_empty() && image.id.strip_prefix("sha256:").is_some_and(|id| id.starts_with(hex))
+}
+
 /// How many images have ids that begin so.
 pub(crate) fn fitting(images: &[Arc<Image>], name: &str) -> usize {
     let hex = name.strip_prefix("sha256:").unwrap_or(name);
