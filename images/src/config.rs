@@ -25,6 +25,10 @@ pub struct Config {
     pub plain_http_loopback: bool,
     /// Further hosts (`name` or `name:port`) that speak plain http.
     pub plain_http: Vec<String>,
+    /// What layers are unpacked as from now on; those that are here stay as they are.
+    pub layers: LayerForm,
+    /// How the root filesystem of a container is made.
+    pub rootfs: RootfsDriver,
     /// Blobs fetched at the same time for one image.
     pub parallel_downloads: usize,
     /// Patience with registries, and the way to them.
@@ -41,6 +45,8 @@ impl Default for Config {
             credentials: Vec::new(),
             plain_http_loopback: true,
             plain_http: Vec::new(),
+            layers: LayerForm::Auto,
+            rootfs: RootfsDriver::Auto,
             parallel_downloads: 3,
             network: Network::default(),
             limits: Limits::default(),
@@ -53,6 +59,32 @@ impl Config {
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into(), ..Self::default() }
     }
+}
+
+/// What a layer is unpacked as.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LayerForm {
+    /// Whichever serves better here: directories at present (ARCHITECTURE.md says why).
+    #[default]
+    Auto,
+    /// A tree of files.
+    Directories,
+    /// One EROFS image a layer, mounted from its file: Linux 6.12 or later. Opening the store fails without it.
+    Erofs,
+}
+
+/// How a root filesystem is made.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RootfsDriver {
+    /// An overlay, or a copy where the kernel or the store's filesystem refuses overlays.
+    #[default]
+    Auto,
+    /// An overlay over the image's layers.
+    Overlay,
+    /// A copy of the image a container, sharing blocks where the filesystem can (btrfs, xfs).
+    Copy,
 }
 
 /// Upper bounds; content beyond one is refused with [`Kind::TooLarge`](crate::Kind::TooLarge).

@@ -1,27 +1,36 @@
-//! Unpacked layers: `layers/KEY/{diff,layer.json}`, and the pipeline that makes one.
+//! Unpacked layers: `layers/KEY/{diff or image.erofs, layer.json}`, and the pipeline that makes one.
 //!
 //! ```text
-//! bytes ──> Intake (digest, ingest file) ──> decompress ──> diff id, limits ──> tar ──> unpack/NAME/diff
+//! bytes ──> Intake (digest, ingest file) ──> decompress ──> diff id, limits ──> tar ──> unpack/NAME/diff or image.erofs
 //!                                              all verified? sync, rename ──> layers/KEY
 //! ```
 //! A layer alone decides its content, so its key is its diff id and images share it, unless the layer leaves something
 //! for the layers below to say: directories without an entry must look like the directory below, and whiteouts must
 //! only stand where they hide something. Such a layer is kept under its chain id (image-spec config.md "Layer ChainID").
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Limits;
+use crate::config::{LayerForm, Limits};
 use crate::digest::{Digest, Hasher};
 use crate::disk::{self, GroupSync};
+use crate::erofs::either::{Either, Unfinished};
 use crate::error::{Context, Error, Kind, Result, through_io};
 use crate::fault;
+use crate::rootfs::file_mount;
+use crate::unpack::directory::Directory;
+use crate::unpack::target::Target;
 use crate::unpack::{self, Summary, borrowed::Borrowed, names::Names, tar::Archive, tree};
+
+/// The file of a layer that is an image.
+const IMAGE: &str = "image.erofs";
 
 /// Name of an unpacked layer below `layers/`.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -58,6 +67,16 @@ pub(crate) fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
     chain
 }
 
+/// What a layer was unpacked as.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Form {
+    #[default]
+    Directory,
+    /// An EROFS image.
+    Image,
+}
+
 /// What is kept beside an unpacked layer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Facts {
@@ -71,6 +90,12 @@ pub(crate) struct Facts {
     /// Nothing below it is seen.
     #[serde(default)]
     pub(crate) hides_all: bool,
+    #[serde(default)]
+    pub(crate) form: Form,
+    /// Length of the image. The image is a function of the layer's archive and of the layers below, so one that is in
+    /// doubt is compared with what the blob gives when it is unpacked once more.
+    #[serde(default)]
+    pub(crate) image_size: u64,
 }
 
 impl Facts {
@@ -84,6 +109,8 @@ impl Facts {
 #[derive(Debug)]
 pub(crate) struct Layers {
     root: PathBuf,
+    /// What new layers become.
+    form: Form,
 }
 
 /// A layer that is unpacked but not visible yet; deleted when dropped.
@@ -95,6 +122,8 @@ pub(crate) struct Unpacked {
     implied: Names,
     whited: Names,
     borrowed: Borrowed,
+    /// An image that waits for what the layers below have to say.
+    open: Option<Unfinished>,
 }
 
 /// Where a layer lies.
@@ -108,12 +137,39 @@ pub(crate) struct Position {
 }
 
 impl Layers {
-    pub(crate) fn open(root: &Path) -> Result<Self> {
+    pub(crate) fn open(root: &Path, form: LayerForm) -> Result<Self> {
         disk::private_dir(&root.join("layers"))?;
         disk::private_dir(&root.join("unpack"))?;
-        let layers = Self { root: root.to_owned() };
+        let mut layers = Self { root: root.to_owned(), form: Form::Directory };
         layers.clear_unpack()?;
+        if form == LayerForm::Erofs {
+            let (dir, _lock) = layers.new_dir()?;
+            let tried = file_mount::probe(&dir.join("image.erofs"));
+            remove_tree(&dir).context(|| "remove a tried image")?;
+            tried.context(|| "layers as EROFS images, as configured")?;
+            layers.form = Form::Image;
+        }
         Ok(layers)
+    }
+
+    /// The directory that holds all layers.
+    pub(crate) fn dir_of_all(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    /// The file with a layer's image.
+    pub(crate) fn image(&self, key: &Key) -> PathBuf {
+        self.dir(key).join(IMAGE)
+    }
+
+    /// What a layer is here as; `None` if it is not here, or not whole as far as a glance shows.
+    pub(crate) fn form(&self, key: &Key) -> Option<Form> {
+        let facts = self.facts(key).ok().flatten()?;
+        let whole = match facts.form {
+            Form::Directory => self.diff(key).is_dir(),
+            Form::Image => std::fs::symlink_metadata(self.image(key)).is_ok_and(|file| file.len() == facts.image_size),
+        };
+        whole.then_some(facts.form)
     }
 
     /// The directory with a layer's content.
@@ -134,7 +190,7 @@ impl Layers {
     pub(crate) fn find(&self, position: &Position) -> Option<Key> {
         let suits = |key: &Key| {
             let facts = self.facts(key).ok().flatten();
-            facts.is_some_and(|facts| facts.diff_id == position.diff_id) && self.diff(key).is_dir()
+            facts.is_some_and(|facts| facts.diff_id == position.diff_id) && self.form(key).is_some()
         };
         [Key::alone(&position.diff_id), Key::chained(&position.chain_id)].into_iter().find(suits)
     }
@@ -180,10 +236,13 @@ impl Layers {
                 whiteouts: 0,
                 root: false,
                 hides_all: false,
+                form: Form::Directory,
+                image_size: 0,
             },
             implied: Names::default(),
             whited: Names::default(),
             borrowed: Borrowed::default(),
+            open: None,
         };
         let diff = dir.join("diff");
         std::fs::create_dir(&diff).context(|| "make the layer's directory")?;
@@ -191,7 +250,18 @@ impl Layers {
         rustix::fs::fchmod(&root, rustix::fs::Mode::from(0o755)).context(|| "chmod the layer's directory")?;
         let summary = match &position.file {
             Some(file) => crate::artifact::place(input, size, file, root)?,
-            None => pour(input, size, position, limits, root)?,
+            None if self.form == Form::Image => {
+                let mut image = File::options();
+                let image = image.read(true).write(true).create_new(true).open(dir.join(IMAGE));
+                let mut target = Either::new(image.context(|| "make the layer's image")?, root)?;
+                let summary = pour(input, size, position, limits, &mut target)?;
+                unpacked.open = target.unfinished();
+                if unpacked.open.is_none() {
+                    std::fs::remove_file(dir.join(IMAGE)).context(|| "remove an image that was given up")?;
+                }
+                summary
+            }
+            None => pour(input, size, position, limits, &mut Directory::new(root))?,
         };
         unpacked.facts.bytes = summary.bytes;
         unpacked.facts.inodes = summary.inodes;
@@ -201,6 +271,10 @@ impl Layers {
         unpacked.implied = summary.implied;
         unpacked.whited = summary.whited;
         unpacked.borrowed = summary.borrowed;
+        if unpacked.is_alone() {
+            // What an image keeps in memory is not kept while other layers are waited for.
+            unpacked.close(&dir, &position.diff_id)?;
+        }
         Ok(unpacked)
     }
 
@@ -216,14 +290,33 @@ impl Layers {
         let alone = unpacked.is_alone();
         let key = if alone { Key::alone(&position.diff_id) } else { Key::chained(&position.chain_id) };
         if !below.is_empty() {
-            let below: Vec<PathBuf> = below.iter().rev().map(|key| self.diff(key)).collect();
-            unpacked.rest_on(&dir.join("diff"), &below)?;
+            let mut mounted = Vec::new();
+            let mut views = Vec::with_capacity(below.len());
+            for key in below.iter().rev() {
+                views.push(match self.form(key) {
+                    Some(Form::Image) => {
+                        mounted.push(file_mount::detached(&self.image(key))?);
+                        mounted[mounted.len() - 1].path()
+                    }
+                    _ => self.diff(key),
+                });
+            }
+            unpacked.rest_on(&dir.join("diff"), &views)?;
         }
+        unpacked.close(&dir, if alone { &position.diff_id } else { &position.chain_id })?;
         let facts =
             serde_json::to_vec(&unpacked.facts).map_err(|why| Error::caused(Kind::System, "layer.json", why))?;
         let write = fault::point("write layer.json").and_then(|()| std::fs::write(dir.join("layer.json"), facts));
         write.context(|| "write layer.json")?;
-        sync.sync(disk::open_dir(&dir)?)?;
+        match unpacked.facts.form {
+            Form::Directory => sync.sync(disk::open_dir(&dir)?)?,
+            Form::Image => {
+                let sync = |name: &str| File::open(dir.join(name)).and_then(|file| file.sync_all());
+                let synced = fault::point("sync an image").and_then(|()| sync(IMAGE)).and_then(|()| sync("layer.json"));
+                synced.context(|| "sync the layer's image")?;
+                disk::sync_dir(&dir)?;
+            }
+        }
         let home = self.dir(&key);
         match disk::rename(&dir, &home) {
             Ok(()) => unpacked.dir = None,
@@ -245,6 +338,7 @@ impl Layers {
 
     /// Deletes a layer: first its name, so that a crash leaves no half layer under it.
     pub(crate) fn remove(&self, key: &Key) -> Result<()> {
+        self.unview(std::slice::from_ref(key), || Ok(BTreeSet::new()))?;
         let (grave, _lock) = self.new_dir()?;
         let what = || format!("remove layer {key}");
         match disk::rename(&self.dir(key), &grave.join("old")) {
@@ -293,16 +387,36 @@ impl Unpacked {
         self.implied.is_empty() && self.facts.whiteouts == 0 && self.borrowed.is_empty()
     }
 
+    /// Completes an image, or what has become of it. `name` is what the layer is kept under.
+    fn close(&mut self, dir: &Path, name: &Digest) -> Result<()> {
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        let mut uuid = [0; 16];
+        name.hex().bytes().zip(uuid.iter_mut()).for_each(|(digit, byte)| *byte = digit);
+        open.image.complete(uuid)?;
+        let written = std::fs::symlink_metadata(dir.join(IMAGE)).context(|| "stat the layer's image")?;
+        (self.facts.form, self.facts.image_size) = (Form::Image, written.len());
+        (self.facts.bytes, self.facts.inodes) = (written.blocks() * 512, 1);
+        std::fs::remove_dir(dir.join("diff")).context(|| "remove the directory beside an image")
+    }
+
     /// What the layers below, highest first, have to say: files that are linked to, looks of directories, and which
     /// whiteouts hide something.
     fn rest_on(&mut self, diff: &Path, below: &[PathBuf]) -> Result<()> {
         if !self.borrowed.is_empty() {
+            // Files of other layers come in: an image is written in one pass and is over by now.
+            if let Some(mut open) = self.open.take() {
+                open.give_up()?.finish()?;
+                std::fs::remove_file(diff.with_file_name(IMAGE)).context(|| "remove an image that was given up")?;
+            }
             let added = unpack::borrowed::fill(diff, below, &self.borrowed)?;
             self.facts.bytes += added.bytes;
             self.facts.inodes += added.inodes;
             added.implied.paths().try_for_each(|path| self.implied.insert(&path))?;
         }
-        unpack::implied::inherit(diff, below, &self.implied, &self.whited)
+        match &mut self.open {
+            Some(open) => open.image.rest_on(below, &self.implied, &self.whited),
+            None => unpack::implied::inherit(diff, below, &self.implied, &self.whited),
+        }
     }
 }
 
@@ -326,11 +440,16 @@ pub(crate) fn remove_tree(path: &Path) -> std::io::Result<()> {
     let parent = rustix::fs::open(parent, flags, rustix::fs::Mode::empty())?;
     fault::point("remove a tree")?;
     let name = std::ffi::CString::new(name.as_bytes())?;
-    use std::os::fd::AsFd as _;
     Ok(tree::remove_all(parent.as_fd(), &name)?)
 }
 
-fn pour(input: &mut dyn Read, size: u64, position: &Position, limits: &Limits, root: OwnedFd) -> Result<Summary> {
+fn pour<T: Target>(
+    input: &mut dyn Read,
+    size: u64,
+    position: &Position,
+    limits: &Limits,
+    target: &mut T,
+) -> Result<Summary> {
     const BUFFER: usize = 256 << 10;
     let plain = unpack::packing::decompress(BufReader::with_capacity(BUFFER, input), limits.zstd_window)?;
     let checked = Checked {
@@ -341,7 +460,7 @@ fn pour(input: &mut dyn Read, size: u64, position: &Position, limits: &Limits, r
     };
     let mut archive = Archive::new(BufReader::with_capacity(BUFFER, checked));
     let options = unpack::Options { lowest: position.lowest, entries: limits.entries };
-    let summary = unpack::unpack(&mut archive, root, options)?;
+    let summary = unpack::write(&mut archive, target, options)?;
     let mut rest = archive.into_source();
     std::io::copy(&mut rest, &mut std::io::sink()).context(|| "read the layer to its end")?;
     let found = rest.into_inner().hasher.finish();

@@ -21,7 +21,8 @@
 //! in-use, sweep           flock: shared by pulls, exclusive for the garbage collector; one collector at a time
 //! blobs/sha256/HEX        manifests, configurations, layers as transferred; here only once verified and synced
 //! ingest/sha256-HEX       downloads under way; each flocked by its owner, resumed after a crash
-//! layers/KEY/diff         unpacked layers in overlayfs form; here only once verified and synced
+//! layers/KEY/             unpacked layers in overlayfs form, as diff/ or image.erofs (mounted on mnt/ while a container
+//!                         needs it); here only once verified and synced
 //! unpack/NAME             layers being unpacked; removed at the next open if their owner died
 //! used/HEX                when an image was last used: the file's time
 //! rootfs/KEY/             record.json, upper, work, merged: one container's root filesystem
@@ -47,6 +48,7 @@ mod config;
 pub mod credentials;
 pub mod digest;
 mod disk;
+mod erofs;
 mod error;
 mod exchange;
 mod faces;
@@ -77,9 +79,10 @@ mod span;
 mod store;
 pub mod unpack;
 mod used;
+mod views;
 
 pub use collect::Done;
-pub use config::{Config, Limits};
+pub use config::{Config, LayerForm, Limits, RootfsDriver};
 pub use digest::Digest;
 pub use error::{Error, Kind, Result};
 pub use exchange::{ImportOptions, Input, LayerInfo, Output};

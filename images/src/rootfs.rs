@@ -3,6 +3,7 @@
 //! The record is written before anything else and removed after everything else, so that a crash at any point leaves
 //! either nothing or something that [`Rootfses::release`] can take down.
 
+pub(crate) mod file_mount;
 pub(crate) mod overlay;
 
 use std::collections::BTreeSet;
@@ -84,6 +85,15 @@ impl Rootfses {
         Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
     }
 
+    /// The layers under all root filesystems but one.
+    pub(crate) fn needed(&self, but: Option<&str>) -> Result<BTreeSet<Key>> {
+        let mut needed = BTreeSet::new();
+        for key in self.keys()?.iter().filter(|key| Some(key.as_str()) != but) {
+            needed.extend(self.record(key)?.into_iter().flat_map(|record| record.layers));
+        }
+        Ok(needed)
+    }
+
     /// Makes and mounts a root filesystem over `layers`, lowest first. One that is mounted is left as it is.
     pub(crate) fn mount(&self, key: &str, image_id: &str, layers: &[Key], store: &Layers) -> Result<Paths> {
         let paths = self.paths(key);
@@ -95,7 +105,7 @@ impl Rootfses {
             }
             None => {
                 // Left by a crash between mkdir and record, or by a release that had removed the record already.
-                self.release(key)?;
+                self.release(key, store)?;
                 let record = Record { version: 1, image_id: image_id.into(), layers: layers.to_vec() };
                 self.create(&paths, &record)?;
                 record
@@ -108,11 +118,9 @@ impl Rootfses {
             disk::private_dir(dir)?;
         }
         fault::point("dress a rootfs").context(|| format!("dress rootfs {key}"))?;
-        dress(&paths.upper, &record.layers, store)?;
-        let lower: Vec<PathBuf> = store.seen(&record.layers)?.iter().rev().map(|key| store.diff(key)).collect();
-        if let Some(missing) = lower.iter().find(|dir| !dir.is_dir()) {
-            return Err(Error::new(Kind::System, format!("rootfs {key}: layer {} is missing", missing.display())));
-        }
+        let highest_first: Vec<Key> = store.seen(&record.layers)?.iter().rev().cloned().collect();
+        let lower = store.views(&highest_first).context(|| format!("rootfs {key}"))?;
+        dress(&paths.upper, &highest_first, &lower, store)?;
         fault::point("mount a rootfs").context(|| format!("mount rootfs {key}"))?;
         overlay::mount(&lower, &paths.upper, &paths.work, &paths.merged)?;
         Ok(paths)
@@ -130,7 +138,7 @@ impl Rootfses {
     }
 
     /// Unmounts and deletes; a missing key is success.
-    pub(crate) fn release(&self, key: &str) -> Result<()> {
+    pub(crate) fn release(&self, key: &str, store: &Layers) -> Result<()> {
         let paths = self.paths(key);
         if !paths.home.exists() {
             return Ok(());
@@ -138,6 +146,10 @@ impl Rootfses {
         fault::point("unmount a rootfs").context(|| format!("unmount rootfs {key}"))?;
         overlay::unmount(&paths.merged)?;
         let what = || format!("remove rootfs {key}");
+        if let Some(record) = self.record(key)? {
+            fault::point("unmount images of layers").context(what)?;
+            store.unview(&record.layers, || self.needed(Some(key))).context(what)?;
+        }
         // The record goes last: until then the layers underneath stay protected and the next attempt finds the key.
         for dir in [&paths.upper, &paths.work, &paths.merged] {
             remove_tree(dir).context(what)?;
@@ -147,15 +159,15 @@ impl Rootfses {
 }
 
 /// The root directory of an overlay is the upper one: give it the look of the highest layer that says how.
-fn dress(upper: &Path, layers: &[Key], store: &Layers) -> Result<()> {
+fn dress(upper: &Path, layers: &[Key], views: &[PathBuf], store: &Layers) -> Result<()> {
     // A container may have changed its root directory: only a new upper directory is dressed.
     if std::fs::read_dir(upper).context(|| "read upper")?.next().is_some() {
         return Ok(());
     }
     let mut look = Attributes { uid: 0, gid: 0, mode: 0o755, mtime: (0, 0) };
-    for key in layers.iter().rev() {
+    for (key, view) in layers.iter().zip(views) {
         if store.facts(key)?.is_some_and(|facts| facts.root) {
-            let meta = std::fs::symlink_metadata(store.diff(key)).context(|| format!("stat layer {key}"))?;
+            let meta = std::fs::symlink_metadata(view).context(|| format!("stat layer {key}"))?;
             let mtime = (meta.mtime(), u32::try_from(meta.mtime_nsec()).unwrap_or(0));
             look = Attributes { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777, mtime };
             break;

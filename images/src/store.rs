@@ -114,7 +114,7 @@ impl Store {
             Ok(view(&view_blobs, limit, record, &mut cache))
         };
         let shared = Shared {
-            layers: Layers::open(&root)?,
+            layers: Layers::open(&root, config.layers)?,
             rootfses: Rootfses::open(&root)?,
             index: Index::open(&root, view, || recover::images(&blobs, &config.limits, now()))?,
             flights: Flights::default(),
@@ -125,6 +125,8 @@ impl Store {
             blobs,
             config: Config { root, ..config },
         };
+        // Images of layers that a process mounted which then died.
+        shared.layers.unview(&shared.layers.list()?, || shared.rootfses.needed(None))?;
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -283,7 +285,7 @@ impl Store {
         let _one = self.shared.flights.lock(format!("rootfs {key}")).await;
         let mount = async {
             let mut lease = self.shared.leases.begin()?;
-            let here = |key: &Key| self.shared.layers.diff(key).is_dir();
+            let here = |key: &Key| self.shared.layers.form(key).is_some();
             let record = self.shared.rootfses.record(key)?.filter(|record| record.image_id == image_id);
             let layers = match record.filter(|record| record.layers.iter().all(here)) {
                 // What is mounted, or was before a reboot, does not depend on the image any more.
@@ -325,7 +327,9 @@ impl Store {
         rootfs::check_key(key)?;
         let _one = self.shared.flights.lock(format!("rootfs {key}")).await;
         let (shared, owned) = (self.shared.clone(), key.to_owned());
-        blocking(move || shared.rootfses.release(&owned)).await.context(|| format!("release rootfs {key}"))
+        blocking(move || shared.rootfses.release(&owned, &shared.layers))
+            .await
+            .context(|| format!("release rootfs {key}"))
     }
 
     /// Space that a container's own writes take.

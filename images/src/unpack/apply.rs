@@ -101,8 +101,13 @@ impl<T: Target> Layer<'_, T> {
             Meaning::Skip => Ok(()),
             Meaning::Opaque(parts) => self.make_opaque(&parts),
             Meaning::Whiteout(parts) => self.whiteout(&parts),
-            Meaning::Entry(parts) if parts.is_empty() => self.root(entry),
-            Meaning::Entry(parts) => self.entry(archive, entry, &parts),
+            Meaning::Entry(parts) => {
+                self.target.expect(entry, &look(entry)?)?;
+                match parts.is_empty() {
+                    true => self.root(entry),
+                    false => self.entry(archive, entry, &parts),
+                }
+            }
         }
     }
 

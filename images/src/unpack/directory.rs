@@ -24,6 +24,35 @@ impl Directory {
     pub fn new(root: OwnedFd) -> Self {
         Self { tree: Tree::new(root) }
     }
+
+    /// Says which directories have no entry of their own, of all that were made so far, and how many ever were.
+    pub(crate) fn set_implied(&mut self, implied: Names, made: u64) {
+        (self.tree.implied, self.tree.made) = (implied, made);
+    }
+
+    /// Makes a file that `fill` writes; what that returns, or `None` if the name is taken.
+    pub(crate) fn file_with<T>(
+        &mut self,
+        place: &Place,
+        look: &Look<'_>,
+        fill: impl FnOnce(&mut std::fs::File) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let mut file = match place.create() {
+            Err(Errno::EXIST) => return Ok(None),
+            other => other.context(|| "create")?,
+        };
+        let filled = fill(&mut file)?;
+        let attributes = &look.attributes;
+        let owner = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
+        rustix::fs::fchown(&file, Some(owner.0), Some(owner.1)).context(|| "chown")?;
+        // After the data and the owner: writing and chown both drop security.capability.
+        for (name, value) in &look.xattrs {
+            tolerate(rustix::fs::fsetxattr(&file, *name, value, XattrFlags::empty()), name)?;
+        }
+        rustix::fs::fchmod(&file, Mode::from(attributes.mode)).context(|| "chmod")?;
+        rustix::fs::futimens(&file, &tree::timestamps(attributes.mtime)).context(|| "set the time")?;
+        Ok(Some(filled))
+    }
 }
 
 impl Target for Directory {
@@ -64,21 +93,7 @@ impl Target for Directory {
         look: &Look<'_>,
         archive: &mut Archive<R>,
     ) -> Result<Option<u64>> {
-        let mut file = match place.create() {
-            Err(Errno::EXIST) => return Ok(None),
-            other => other.context(|| "create")?,
-        };
-        let written = write_data(archive, entry, &mut file)?;
-        let attributes = &look.attributes;
-        let owner = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
-        rustix::fs::fchown(&file, Some(owner.0), Some(owner.1)).context(|| "chown")?;
-        // After the data and the owner: writing and chown both drop security.capability.
-        for (name, value) in &look.xattrs {
-            tolerate(rustix::fs::fsetxattr(&file, *name, value, XattrFlags::empty()), name)?;
-        }
-        rustix::fs::fchmod(&file, Mode::from(attributes.mode)).context(|| "chmod")?;
-        rustix::fs::futimens(&file, &tree::timestamps(attributes.mtime)).context(|| "set the time")?;
-        Ok(Some(written))
+        self.file_with(place, look, |file| write_data(archive, entry, file))
     }
 
     fn make_directory(&mut self, place: &Place) -> Result<bool> {

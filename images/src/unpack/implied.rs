@@ -34,25 +34,25 @@ pub(crate) fn inherit(diff: &Path, below: &[PathBuf], implied: &Names, whited: &
         let parts = components(&path);
         let Some(dir) = own.existing(&parts)? else { continue };
         if let Some(stat) = first(&lower, &parts)? {
-            let attributes = Attributes {
-                uid: stat.st_uid,
-                gid: stat.st_gid,
-                mode: stat.st_mode & 0o7777,
-                mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
-            };
-            Place { dir, name: c".".to_owned() }.set_attributes(&attributes, false)?;
+            Place { dir, name: c".".to_owned() }.set_attributes(&look(&stat), false)?;
         }
     }
     Ok(())
 }
 
-pub(super) fn components(path: &[u8]) -> Vec<&[u8]> {
+/// Owner, mode and time of a lower directory.
+pub(crate) fn look(stat: &Stat) -> Attributes {
+    let mtime = (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0));
+    Attributes { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o7777, mtime }
+}
+
+pub(crate) fn components(path: &[u8]) -> Vec<&[u8]> {
     path.split(|b| *b == b'/').filter(|part| !part.is_empty()).collect()
 }
 
 /// The directory as the layers below show it: the first that has the name decides, and a whiteout or an opaque
 /// parent there hides what is further down.
-fn first(lower: &[Tree], parts: &[&[u8]]) -> Result<Option<Stat>> {
+pub(crate) fn first(lower: &[Tree], parts: &[&[u8]]) -> Result<Option<Stat>> {
     for tree in lower {
         if let Some(dir) = tree.existing(parts)? {
             let stat = rustix::fs::statat(&dir, ".", AtFlags::empty()).context(|| "stat a lower directory")?;

@@ -17,4 +17,4 @@ pub mod target;
 pub mod tree;
 pub mod whiteout;
 
-pub use apply::{Options, Summary, unpack};
+pub use apply::{Options, Summary, unpack, write};

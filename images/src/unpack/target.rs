@@ -36,6 +36,14 @@ pub trait Target {
     /// A name in a directory that is there.
     type Place;
 
+    /// Called before anything else is asked for an entry.
+    ///
+    /// # Errors
+    /// See [`Target::root`].
+    fn expect(&mut self, _entry: &Entry, _look: &Look<'_>) -> Result<()> {
+        Ok(())
+    }
+
     /// The root directory, as a place.
     ///
     /// # Errors

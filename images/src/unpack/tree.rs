@@ -194,7 +194,11 @@ impl Tree {
     /// [`Kind::System`].
     pub fn remove(&mut self, place: &Place) -> Result<()> {
         remove_all(place.dir.as_fd(), &place.name).context(|| format!("remove {:?}", place.name))?;
-        self.settle()
+        // What takes its place is made in the same directory, whose time is still remembered.
+        match self.last.as_ref().is_some_and(|known| Rc::ptr_eq(&known.dir, &place.dir)) {
+            true => Ok(()),
+            false => self.settle(),
+        }
     }
 }
 
