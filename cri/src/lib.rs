@@ -18,7 +18,7 @@
 //! | [`monitor`], [`exits`], [`recover`] | what monitors tell; start-up after whatever happened |
 //! | [`streams`], [`streaming`] | exec, attach, port-forward: descriptors; connections |
 //! | [`network`] | addresses and links of pods |
-//! | [`stats`] | figures |
+//! | [`stats`], [`metrics`] | figures |
 //! | [`fault`] | places to die at, for the tests of recovery |
 #![forbid(unsafe_code)]
 
@@ -31,6 +31,7 @@ pub mod fault;
 pub mod files;
 pub mod host;
 pub mod kept;
+pub mod metrics;
 pub mod monitor;
 pub mod network;
 pub mod node;

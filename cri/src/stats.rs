@@ -70,12 +70,7 @@ pub async fn container(node: &Arc<Node>, container: &Arc<Container>) -> Result<a
     let record = container.record.get();
     let usage = usage(node, &record.cgroup).await?;
     let at = now();
-    let space = match node.samples.space(&container.id) {
-        Some(space) => Some(space),
-        None => {
-            node.images.rootfs_usage(&container.id).await.ok().inspect(|s| node.samples.keep_space(&container.id, *s))
-        }
-    };
+    let space = space(node, &container.id).await;
     Ok(api::ContainerStats {
         attributes: Some(api::ContainerAttributes {
             id: container.id.clone(),
@@ -89,6 +84,14 @@ pub async fn container(node: &Arc<Node>, container: &Arc<Container>) -> Result<a
         swap: swap(at, &usage),
         io: None,
     })
+}
+
+/// What a container has written, measured within the last [`SPACE_AGE`].
+pub async fn space(node: &Arc<Node>, container: &str) -> Option<Space> {
+    match node.samples.space(container) {
+        Some(space) => Some(space),
+        None => node.images.rootfs_usage(container).await.ok().inspect(|s| node.samples.keep_space(container, *s)),
+    }
 }
 
 /// The figures of one pod: its containers' one by one, and their sums.
@@ -187,7 +190,7 @@ pub fn filesystem(mountpoint: &Path, at: i64, space: Space) -> api::FilesystemUs
 }
 
 /// `/proc/net/dev` as seen from inside a network namespace.
-async fn interfaces(netns: &Path) -> Result<String> {
+pub async fn interfaces(netns: &Path) -> Result<String> {
     let netns = netns.to_owned();
     blocking(move || {
         let file = File::open(&netns).context(|| format!("open {}", netns.display()))?;

@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::{Service, encode};
 use crate::node::{Container, Happened, Pod};
-use crate::{containers, stats};
+use crate::{containers, metrics, stats};
 
 impl Service {
     pub(super) fn fitting_pods(&self, filter: Option<&api::PodSandboxFilter>) -> Vec<api::PodSandbox> {
@@ -57,6 +57,15 @@ impl Service {
         let all: Vec<_> = self.node.pods().into_iter().filter(fits).collect();
         let figures = join_all(all.iter().map(|pod| stats::pod(&self.node, pod))).await;
         figures.into_iter().filter_map(Result::ok).collect()
+    }
+
+    /// Metrics of every pod that is ready.
+    pub(super) async fn pod_metrics(&self) -> Vec<api::PodSandboxMetrics> {
+        let mut all = self.node.pods();
+        all.retain(|pod| pod.record.get().state() == api::PodSandboxState::SandboxReady);
+        let told = join_all(all.iter().map(|pod| metrics::pod(&self.node, pod))).await;
+        // One that is stopped in this moment has none.
+        told.into_iter().filter_map(Result::ok).collect()
     }
 
     pub(super) fn statuses_of(&self, pod: &str) -> Vec<api::ContainerStatus> {

@@ -14,7 +14,7 @@ use super::{Service, Streaming, chunks, encode, not_offered};
 use crate::error::{Error, Kind};
 use crate::node::{now, to_the_end};
 use crate::streaming::Streams;
-use crate::{containers, pods, resources, stats, streams};
+use crate::{containers, metrics, pods, resources, stats, streams};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -344,14 +344,14 @@ impl RuntimeService for Service {
         &self,
         _: Request<api::ListMetricDescriptorsRequest>,
     ) -> Answer<api::ListMetricDescriptorsResponse> {
-        not_offered("listing metric descriptors")
+        Ok(Response::new(api::ListMetricDescriptorsResponse { descriptors: metrics::descriptors() }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<api::ListPodSandboxMetricsRequest>,
     ) -> Answer<api::ListPodSandboxMetricsResponse> {
-        not_offered("listing pod metrics")
+        Ok(Response::new(api::ListPodSandboxMetricsResponse { pod_metrics: self.pod_metrics().await }))
     }
 
     type StreamPodSandboxMetricsStream = Streaming<api::StreamPodSandboxMetricsResponse>;
@@ -360,7 +360,8 @@ impl RuntimeService for Service {
         &self,
         _: Request<api::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        not_offered("streaming pod metrics")
+        let wrap = |pod_sandbox_metrics| api::StreamPodSandboxMetricsResponse { pod_sandbox_metrics };
+        Ok(Response::new(chunks(self.pod_metrics().await, wrap)))
     }
 
     async fn update_pod_sandbox_resources(
