@@ -9,8 +9,8 @@ use crate::error::{Error, Kind, Result};
 
 /// What one element costs beside its bytes, about.
 const EACH: usize = 64;
-/// Bytes that one set may take: a quarter of a million directories of usual names.
-const MOST: usize = 32 << 20;
+/// Bytes that one set may take: more than a hundred thousand directories of usual names.
+const MOST: usize = 16 << 20;
 
 /// A set of paths in the order of their components: what is below a directory follows it at once.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -37,7 +37,7 @@ impl Names {
     /// Adds a path, components joined by single slashes.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] when the set takes more than 32 MiB.
+    /// [`Kind::TooLarge`] when the set takes more than 16 MiB.
     pub fn insert(&mut self, path: &[u8]) -> Result<()> {
         let key = key(path);
         let cost = key.len() + EACH;
@@ -146,6 +146,6 @@ mod tests {
         let long = "x".repeat(4000);
         let full = (0..20_000).find_map(|n| names.insert(format!("{long}{n}").as_bytes()).err()).unwrap();
         assert_eq!(full.kind(), Kind::TooLarge);
-        assert!(names.len() < 9000);
+        assert!(names.len() < 4500);
     }
 }

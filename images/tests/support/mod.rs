@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod alone;
 pub mod forms;
 pub mod http;
 pub mod listing;
