@@ -120,7 +120,7 @@ impl Default for Limits {
             layer_bytes: 64 << 30,
             unpacked_bytes: 256 << 30,
             ratio: 1100,
-            zstd_window: 32 * MIB,
+            zstd_window: crate::unpack::packing::WINDOW,
             entries: 10_000_000,
             layers: 256,
             index_entries: 1024,

@@ -59,6 +59,7 @@ pub(crate) async fn image<S: Source>(
         lease.layer(&Key::chained(&position.chain_id));
     }
     all_layers(shared, from, &manifest.layers, &positions, progress).await?;
+    crate::labels::warn(&served.digest, &config);
     let entry = entry(&manifest, &positions, &served, documents, wanted);
     let id = entry.config.clone();
     let shared = shared.clone();

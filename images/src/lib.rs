@@ -58,6 +58,7 @@ pub mod garbage;
 mod import;
 mod index;
 mod intake;
+mod labels;
 mod layers;
 pub mod layout;
 mod lookup;

@@ -12,7 +12,8 @@ use super::*;
 fn image() -> ImageConfiguration {
     let text = json!({
         "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []},
-        "config": {"Env": ["PATH=/bin", "FROM=image"], "Entrypoint": ["/entry"], "Cmd": ["run"], "WorkingDir": "/srv"},
+        "config": {"Labels": {"run.oci.handler": "evil", "io.kubernetes.cri.sandbox-id": "evil", "dev.gantry.x": "evil"},
+            "Env": ["PATH=/bin", "FROM=image"], "Entrypoint": ["/entry"], "Cmd": ["run"], "WorkingDir": "/srv"},
     });
     serde_json::from_value(text).unwrap()
 }

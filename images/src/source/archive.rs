@@ -49,8 +49,7 @@ pub(crate) fn readable(file: File, spool: &Path, limit: u64) -> Result<File> {
     let mut out = nameless(spool)?;
     let read: Box<dyn Read + '_> = match packing(start) {
         Packing::None => Box::new(input),
-        Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
-        Packing::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(input).context(|| "zstd")?),
+        Packing::Gzip | Packing::Zstd => crate::unpack::packing::decompress(input, crate::unpack::packing::WINDOW)?,
         Packing::Other(name) => {
             let why =
                 format!("the archive is compressed with {name}; decompress it first: {name} -dc FILE | … import -");

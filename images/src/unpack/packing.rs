@@ -6,6 +6,8 @@ use std::io::{BufRead, Read};
 
 use crate::error::{Context, Error, Kind, Result};
 
+/// The window that is taken where nobody says another: what level 20 of zstd asks for.
+pub(crate) const WINDOW: u64 = 32 << 20;
 const FRAME: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// What comes out is verified against the diff id. `window`: bytes that a zstd frame may have as its window.
