@@ -197,10 +197,10 @@ fn names(entry: &Entry) -> Vec<String> {
 /// Image id to the keys of its root filesystems.
 fn users(shared: &Shared) -> Result<BTreeMap<String, Vec<String>>> {
     let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for key in shared.rootfses.keys()? {
-        if let Some(record) = shared.rootfses.record(&key)? {
-            users.entry(record.image_id).or_default().push(key);
-        }
+    for (home, record) in shared.rootfses.everywhere()? {
+        let key = home.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let by = record.mount.map_or(key, |(at, _)| format!("the mount on {}", at.display()));
+        users.entry(record.image_id).or_default().push(by);
     }
     Ok(users)
 }
@@ -228,9 +228,7 @@ fn world(shared: &Shared, leased: Roots) -> Result<(Roots, Vec<Candidate>)> {
         });
     }
     let mut roots = leased;
-    for key in shared.rootfses.keys()? {
-        roots.layers.extend(shared.rootfses.record(&key)?.into_iter().flat_map(|record| record.layers));
-    }
+    roots.layers.extend(shared.rootfses.needed(None)?);
     Ok((roots, candidates))
 }
 

@@ -25,6 +25,7 @@
 //!                         needs it); here only once verified and synced
 //! unpack/NAME             layers being unpacked; removed at the next open if their owner died
 //! used/HEX                when an image was last used: the file's time
+//! mounts/KEY/             the same for images mounted elsewhere
 //! rootfs/KEY/             record.json, upper, work, merged: one container's root filesystem
 //! ```
 //!
@@ -63,6 +64,7 @@ mod layers;
 pub mod layout;
 mod lookup;
 pub mod manifest;
+mod mounts;
 mod named;
 mod network;
 mod options;
@@ -88,8 +90,10 @@ pub use digest::Digest;
 pub use error::{Error, Kind, Result};
 pub use exchange::{ImportOptions, Input, LayerInfo, Output};
 pub use layout::export::Form;
+pub use mounts::{MountRequest, Mounted};
 pub use network::{Network, Proxies};
 pub use oci_spec::image::ImageConfiguration;
 pub use options::{Auth, Event, Platform, Progress, PullOptions, Secret, quiet};
 pub use reference::Reference;
+pub use rootfs::shift::{IdRange, SetIdMap, Shift};
 pub use store::{Image, Rootfs, Store, Usage};

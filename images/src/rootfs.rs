@@ -1,10 +1,13 @@
-//! Root filesystems: one overlay a container, under `rootfs/KEY/{record.json,upper,work,merged}`.
+//! Root filesystems: one overlay a container, under `rootfs/KEY/{record.json,upper,work,merged}`, or a copy where
+//! overlays cannot be used. Mounts of images for people and as volumes (`mounts/KEY`, [`crate::mounts`]) are the same.
 //!
 //! The record is written before anything else and removed after everything else, so that a crash at any point leaves
 //! either nothing or something that [`Rootfses::release`] can take down.
 
+pub(crate) mod copy;
 pub(crate) mod file_mount;
 pub(crate) mod overlay;
+pub(crate) mod shift;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -13,10 +16,15 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::RootfsDriver;
 use crate::disk;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
 use crate::layers::{Key, Layers, remove_tree};
+use crate::rootfs::overlay::Writes;
+use crate::rootfs::shift::Shift;
+use crate::unpack::directory::Directory;
+use crate::unpack::target::Target as _;
 use crate::unpack::tree::{Attributes, Place};
 
 /// What stands in `record.json`.
@@ -26,13 +34,34 @@ pub(crate) struct Record {
     pub(crate) image_id: String,
     /// Lowest first.
     pub(crate) layers: Vec<Key>,
+    /// `merged` is a copy.
+    #[serde(default)]
+    pub(crate) copy: bool,
+    /// For a mount, where it is, and whether it can be written to.
+    #[serde(default)]
+    pub(crate) mount: Option<(PathBuf, bool)>,
+}
+
+/// What a root filesystem is to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) image_id: String,
+    /// Lowest first.
+    pub(crate) layers: Vec<Key>,
+    pub(crate) driver: RootfsDriver,
+    pub(crate) shift: Option<Shift>,
+    pub(crate) mount: Option<(PathBuf, bool)>,
 }
 
 /// The root filesystems of one store.
 #[derive(Debug)]
 pub(crate) struct Rootfses {
+    root: PathBuf,
     dir: PathBuf,
 }
+
+/// Where records lie below the store's root.
+const PLACES: [&str; 2] = ["rootfs", "mounts"];
 
 /// The paths of one root filesystem.
 #[derive(Clone, Debug)]
@@ -59,10 +88,20 @@ pub(crate) fn check_key(key: &str) -> Result<()> {
 }
 
 impl Rootfses {
+    /// The containers' root filesystems.
     pub(crate) fn open(root: &Path) -> Result<Self> {
-        let dir = root.join("rootfs");
+        Self::at(root, PLACES[0])
+    }
+
+    /// The mounts of images elsewhere.
+    pub(crate) fn of_mounts(root: &Path) -> Result<Self> {
+        Self::at(root, PLACES[1])
+    }
+
+    fn at(root: &Path, place: &str) -> Result<Self> {
+        let dir = root.join(place);
         disk::private_dir(&dir)?;
-        Ok(Self { dir })
+        Ok(Self { root: root.to_owned(), dir })
     }
 
     pub(crate) fn paths(&self, key: &str) -> Paths {
@@ -74,9 +113,7 @@ impl Rootfses {
     /// The record of a key; `None` if there is none, if a crash came before it was written, or if a power cut, which
     /// ends every container, has left it empty.
     pub(crate) fn record(&self, key: &str) -> Result<Option<Record>> {
-        let body = disk::read_small(&self.paths(key).home.join("record.json"), 1 << 20)?;
-        let unreadable = |why: serde_json::Error| tracing::warn!(key, %why, "the record of a rootfs is unreadable");
-        Ok(body.and_then(|body| serde_json::from_slice(&body).map_err(unreadable).ok()))
+        read(&self.paths(key).home)
     }
 
     /// Every key with something on disk.
@@ -85,45 +122,103 @@ impl Rootfses {
         Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
     }
 
-    /// The layers under all root filesystems but one.
-    pub(crate) fn needed(&self, but: Option<&str>) -> Result<BTreeSet<Key>> {
-        let mut needed = BTreeSet::new();
-        for key in self.keys()?.iter().filter(|key| Some(key.as_str()) != but) {
-            needed.extend(self.record(key)?.into_iter().flat_map(|record| record.layers));
+    /// Every record, of containers and of mounts: its directory and what it says.
+    pub(crate) fn everywhere(&self) -> Result<Vec<(PathBuf, Record)>> {
+        let mut all = Vec::new();
+        for place in PLACES.map(|place| self.root.join(place)) {
+            let entries = match std::fs::read_dir(&place) {
+                Err(why) if why.kind() == std::io::ErrorKind::NotFound => continue,
+                other => other.context(|| format!("read {}", place.display()))?,
+            };
+            for home in entries.flatten().map(|entry| entry.path()) {
+                all.extend(read(&home)?.map(|record| (home, record)));
+            }
         }
-        Ok(needed)
+        Ok(all)
     }
 
-    /// Makes and mounts a root filesystem over `layers`, lowest first. One that is mounted is left as it is.
-    pub(crate) fn mount(&self, key: &str, image_id: &str, layers: &[Key], store: &Layers) -> Result<Paths> {
+    /// The layers under all root filesystems but the one in the directory `but`.
+    pub(crate) fn needed(&self, but: Option<&Path>) -> Result<BTreeSet<Key>> {
+        let others = self.everywhere()?.into_iter().filter(|(home, _)| Some(home.as_path()) != but);
+        Ok(others.flat_map(|(_, record)| record.layers).collect())
+    }
+
+    /// Makes a root filesystem and mounts it on its `merged`. One that is there is left as it is.
+    pub(crate) fn mount(&self, key: &str, wanted: &Plan, store: &Layers) -> Result<Paths> {
         let paths = self.paths(key);
-        let record = match self.record(key)? {
-            Some(record) if record.image_id == image_id => record,
+        let mut record = match self.record(key)? {
+            Some(record) if record.image_id == wanted.image_id => record,
             Some(record) => {
-                let why = format!("rootfs {key} is of image {}, not {image_id}", record.image_id);
+                let why = format!("rootfs {key} is of image {}, not {}", record.image_id, wanted.image_id);
                 return Err(Error::new(Kind::Conflict, why));
             }
             None => {
                 // Left by a crash between mkdir and record, or by a release that had removed the record already.
                 self.release(key, store)?;
-                let record = Record { version: 1, image_id: image_id.into(), layers: layers.to_vec() };
+                let record = Record {
+                    version: 1,
+                    image_id: wanted.image_id.clone(),
+                    layers: wanted.layers.clone(),
+                    copy: wanted.driver == RootfsDriver::Copy,
+                    mount: wanted.mount.clone(),
+                };
                 self.create(&paths, &record)?;
                 record
             }
         };
-        if overlay::is_mounted(&paths.merged)? {
-            return Ok(paths);
-        }
-        for dir in [&paths.work, &paths.merged, &paths.upper] {
-            disk::private_dir(dir)?;
+        let there = if record.copy { paths.merged.is_dir() } else { overlay::is_mounted(&paths.merged)? };
+        if there {
+            return Ok(self.told(paths, &record));
         }
         fault::point("dress a rootfs").context(|| format!("dress rootfs {key}"))?;
         let highest_first: Vec<Key> = store.seen(&record.layers)?.iter().rev().cloned().collect();
-        let lower = store.views(&highest_first).context(|| format!("rootfs {key}"))?;
-        dress(&paths.upper, &highest_first, &lower, store)?;
-        fault::point("mount a rootfs").context(|| format!("mount rootfs {key}"))?;
-        overlay::mount(&lower, &paths.upper, &paths.work, &paths.merged)?;
-        Ok(paths)
+        let views = store.views(&highest_first).context(|| format!("rootfs {key}"))?;
+        let made = match record.copy {
+            false => self.lay(&paths, &highest_first, &views, wanted, store),
+            true => copied(&paths, &highest_first, &views, wanted, store),
+        };
+        match made {
+            // Nothing is written to it yet: else overlays are what this host can do.
+            Err(why) if why.kind() == Kind::Unsupported && !record.copy && wanted.driver == RootfsDriver::Auto => {
+                tracing::warn!(key, %why, "no overlay is possible: the image is copied");
+                record.copy = true;
+                self.create(&paths, &record)?;
+                remove_tree(&paths.merged).context(|| format!("rootfs {key}"))?;
+                copied(&paths, &highest_first, &views, wanted, store)?;
+            }
+            other => other?,
+        }
+        Ok(self.told(paths, &record))
+    }
+
+    /// The paths with what is written where it is: in a copy everywhere.
+    fn told(&self, paths: Paths, record: &Record) -> Paths {
+        if record.copy { Paths { upper: paths.merged.clone(), ..paths } } else { paths }
+    }
+
+    /// Where a container's writes are, and whether what it has not written is there as well.
+    pub(crate) fn writes(&self, key: &str) -> Result<Option<(PathBuf, Record)>> {
+        let record = self.record(key)?;
+        Ok(record.map(|record| (self.told(self.paths(key), &record).upper, record)))
+    }
+
+    /// Mounts an overlay.
+    fn lay(&self, paths: &Paths, layers: &[Key], views: &[PathBuf], wanted: &Plan, store: &Layers) -> Result<()> {
+        for dir in [&paths.work, &paths.merged, &paths.upper] {
+            disk::private_dir(dir)?;
+        }
+        dress(&paths.upper, layers, views, wanted.shift.as_ref(), store)?;
+        let writes = match wanted.mount {
+            Some((_, false)) => Writes::No { top: &paths.upper },
+            _ => Writes::To { upper: &paths.upper, work: &paths.work },
+        };
+        fault::point("mount a rootfs").context(|| format!("mount {}", paths.merged.display()))?;
+        let Some(shift) = &wanted.shift else { return overlay::mount(views, writes, &paths.merged) };
+        shift::clear(&paths.home)?;
+        let mounted = shift.mounts(views, &paths.home).and_then(|low| overlay::mount(&low, writes, &paths.merged));
+        // The overlay has mounts of its own by now.
+        shift::clear(&paths.home)?;
+        mounted
     }
 
     fn create(&self, paths: &Paths, record: &Record) -> Result<()> {
@@ -145,10 +240,11 @@ impl Rootfses {
         }
         fault::point("unmount a rootfs").context(|| format!("unmount rootfs {key}"))?;
         overlay::unmount(&paths.merged)?;
+        shift::clear(&paths.home)?;
         let what = || format!("remove rootfs {key}");
         if let Some(record) = self.record(key)? {
             fault::point("unmount images of layers").context(what)?;
-            store.unview(&record.layers, || self.needed(Some(key))).context(what)?;
+            store.unview(&record.layers, || self.needed(Some(&paths.home))).context(what)?;
         }
         // The record goes last: until then the layers underneath stay protected and the next attempt finds the key.
         for dir in [&paths.upper, &paths.work, &paths.merged] {
@@ -158,8 +254,32 @@ impl Rootfses {
     }
 }
 
+fn read(home: &Path) -> Result<Option<Record>> {
+    let body = disk::read_small(&home.join("record.json"), 1 << 20)?;
+    let at = home.display();
+    let unreadable = |why: serde_json::Error| tracing::warn!(%at, %why, "the record of a rootfs is unreadable");
+    Ok(body.and_then(|body| serde_json::from_slice(&body).map_err(unreadable).ok()))
+}
+
+/// Copies the image to `merged`, which has its name once it is complete.
+fn copied(paths: &Paths, layers: &[Key], views: &[PathBuf], wanted: &Plan, store: &Layers) -> Result<()> {
+    let filling = paths.home.join("filling");
+    let what = || format!("copy the image to {}", paths.merged.display());
+    remove_tree(&filling).context(what)?;
+    disk::private_dir(&filling)?;
+    dress(&filling, layers, views, wanted.shift.as_ref(), store)?;
+    let mut into = Directory::new(disk::open_dir(&filling)?);
+    for (key, view) in layers.iter().zip(views).rev() {
+        fault::point("copy a layer").context(what)?;
+        let root = store.facts(key)?.is_some_and(|facts| facts.root);
+        copy::layer(view, &mut into, root, wanted.shift.as_ref()).context(what)?;
+    }
+    into.finish()?;
+    disk::rename(&filling, &paths.merged).context(what)
+}
+
 /// The root directory of an overlay is the upper one: give it the look of the highest layer that says how.
-fn dress(upper: &Path, layers: &[Key], views: &[PathBuf], store: &Layers) -> Result<()> {
+fn dress(upper: &Path, layers: &[Key], views: &[PathBuf], shift: Option<&Shift>, store: &Layers) -> Result<()> {
     // A container may have changed its root directory: only a new upper directory is dressed.
     if std::fs::read_dir(upper).context(|| "read upper")?.next().is_some() {
         return Ok(());
@@ -173,6 +293,7 @@ fn dress(upper: &Path, layers: &[Key], views: &[PathBuf], store: &Layers) -> Res
             break;
         }
     }
+    let look = shift.map_or(look, |shift| shift.apply(look));
     Place { dir: Rc::new(disk::open_dir(upper)?), name: c".".to_owned() }.set_attributes(&look, false)
 }
 

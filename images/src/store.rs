@@ -20,7 +20,8 @@ use crate::manifest::Descriptor;
 use crate::options::{Platform, Progress, PullOptions};
 use crate::recover;
 use crate::reference::Reference;
-use crate::rootfs::{self, Rootfses};
+use crate::rootfs::shift::Shift;
+use crate::rootfs::{self, Plan, Rootfses};
 use crate::sharing::{Flights, Lease, Leases};
 use crate::source::registry::{Connections, Registry};
 use crate::space;
@@ -83,6 +84,7 @@ pub(crate) struct Shared {
     pub(crate) blobs: Blobs,
     pub(crate) layers: Layers,
     pub(crate) rootfses: Rootfses,
+    pub(crate) mounts: Rootfses,
     pub(crate) index: Index<Vec<Arc<Image>>>,
     pub(crate) flights: Flights,
     pub(crate) leases: Arc<Leases>,
@@ -116,6 +118,7 @@ impl Store {
         let shared = Shared {
             layers: Layers::open(&root, config.layers)?,
             rootfses: Rootfses::open(&root)?,
+            mounts: Rootfses::of_mounts(&root)?,
             index: Index::open(&root, view, || recover::images(&blobs, &config.limits, now()))?,
             flights: Flights::default(),
             leases: Arc::new(Leases::open(&root)?),
@@ -281,23 +284,45 @@ impl Store {
     /// # Errors
     /// [`Kind::NotFound`] without such an image; [`Kind::Conflict`] if the key belongs to another image.
     pub async fn rootfs(&self, image_id: &str, key: &str) -> Result<Rootfs> {
+        self.rootfs_shifted(image_id, key, None).await
+    }
+
+    /// The same for a container in a user namespace: the image's files show the owners that the namespace gives them,
+    /// by mounts with mapped ids, or where the kernel has none under overlays (before 5.19) by a copy. A container that
+    /// is mounted again needs the same `shift` again.
+    ///
+    /// # Errors
+    /// As [`Store::rootfs`].
+    pub async fn rootfs_shifted(&self, image_id: &str, key: &str, shift: Option<Shift>) -> Result<Rootfs> {
         rootfs::check_key(key)?;
         let _one = self.shared.flights.lock(format!("rootfs {key}")).await;
         let mount = async {
             let mut lease = self.shared.leases.begin()?;
-            let here = |key: &Key| self.shared.layers.form(key).is_some();
-            let record = self.shared.rootfses.record(key)?.filter(|record| record.image_id == image_id);
-            let layers = match record.filter(|record| record.layers.iter().all(here)) {
-                // What is mounted, or was before a reboot, does not depend on the image any more.
-                Some(record) => record.layers,
-                None => self.unpacked(image_id, &mut lease).await?,
-            };
-            let (shared, id, owned) = (self.shared.clone(), image_id.to_owned(), key.to_owned());
-            blocking(move || shared.rootfses.mount(&owned, &id, &layers, &shared.layers)).await
+            let layers = self.layers_for(self.shared.rootfses.record(key)?, image_id, &mut lease).await?;
+            let (image_id, driver) = (image_id.to_owned(), self.shared.config.rootfs);
+            let wanted = Plan { image_id, layers, driver, shift, mount: None };
+            let (shared, owned) = (self.shared.clone(), key.to_owned());
+            blocking(move || shared.rootfses.mount(&owned, &wanted, &shared.layers)).await
         };
         let paths = mount.await.context(|| format!("rootfs {key} of {image_id}"))?;
         self.shared.uses.touch(&image_id.parse()?);
         Ok(Rootfs { path: paths.merged, upper: paths.upper, image_id: image_id.to_owned() })
+    }
+
+    /// The layers that a root filesystem stands on, lowest first.
+    pub(crate) async fn layers_for(
+        &self,
+        record: Option<rootfs::Record>,
+        image_id: &str,
+        lease: &mut Lease,
+    ) -> Result<Vec<Key>> {
+        let here = |key: &Key| self.shared.layers.form(key).is_some();
+        let record = record.filter(|record| record.image_id == image_id && record.layers.iter().all(here));
+        match record {
+            // What is mounted, or was before a reboot, does not depend on the image any more.
+            Some(record) => Ok(record.layers),
+            None => self.unpacked(image_id, lease).await,
+        }
     }
 
     /// The layers of an image, lowest first; what is missing is unpacked from its blobs.
@@ -338,11 +363,16 @@ impl Store {
     /// [`Kind::NotFound`] without such a key.
     pub async fn rootfs_usage(&self, key: &str) -> Result<Usage> {
         rootfs::check_key(key)?;
-        let upper = self.shared.rootfses.paths(key).upper;
-        if !upper.is_dir() {
-            return Err(Error::new(Kind::NotFound, format!("rootfs {key} is not here")));
-        }
-        blocking(move || space::of(&upper)).await
+        let (shared, key) = (self.shared.clone(), key.to_owned());
+        blocking(move || {
+            let missing = || Error::new(Kind::NotFound, format!("rootfs {key} is not here"));
+            let (writes, _) = shared.rootfses.writes(&key)?.ok_or_else(missing)?;
+            if !writes.is_dir() {
+                return Err(missing());
+            }
+            space::of(&writes)
+        })
+        .await
     }
 
     /// When a root filesystem of the image was last made, else when the image came: nanoseconds since 1970.

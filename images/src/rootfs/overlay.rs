@@ -20,38 +20,51 @@ use crate::error::{Context, Error, Kind, Result};
 const MOST_OPTIONS: usize = 4095;
 const FIXED: &str = "index=off,metacopy=off,redirect_dir=off";
 
-/// Mounts `lower` (highest first; may be empty) under `upper` at `at`, private to this mount namespace.
+/// Where what is written goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Writes<'a> {
+    /// To `upper`, by way of `work`.
+    To { upper: &'a Path, work: &'a Path },
+    /// Nowhere. `top` is the highest lower directory, which gives the root its look.
+    No { top: &'a Path },
+}
+
+/// Mounts `lower` (highest first; may be empty) at `at`, private to this mount namespace.
 ///
 /// # Errors
-/// [`Kind::System`]; [`Kind::Unsupported`] without overlayfs; [`Kind::TooLarge`] with too many layers.
-pub(crate) fn mount(lower: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> Result<()> {
+/// [`Kind::System`]; [`Kind::Unsupported`] if the kernel has no overlayfs, or overlayfs does not take these directories;
+/// [`Kind::TooLarge`] with too many layers.
+pub(crate) fn mount(lower: &[PathBuf], writes: Writes<'_>, at: &Path) -> Result<()> {
     let what = || format!("mount an overlay on {}", at.display());
-    let nothing;
-    let lower = match lower {
-        // overlayfs wants at least one lower directory; an image without layers has an empty one.
-        [] => {
-            nothing = [work.with_file_name("lower")];
-            disk::private_dir(&nothing[0])?;
-            &nothing[..]
+    let mut lower = lower.to_vec();
+    let upper = match writes {
+        Writes::To { upper, work } => Some([upper, work]),
+        Writes::No { top } => {
+            lower.insert(0, top.to_owned());
+            None
         }
-        some => some,
     };
-    let named = options(
-        lower.iter().map(|path| path.as_os_str().as_bytes()),
-        upper.as_os_str().as_bytes(),
-        work.as_os_str().as_bytes(),
-    );
+    // overlayfs wants a lower directory, and two if there is nothing else; an image without layers has an empty one.
+    if lower.len() + upper.map_or(0, |_| 1) < 2 {
+        let nothing = at.with_file_name("lower");
+        disk::private_dir(&nothing)?;
+        lower.push(nothing);
+    }
+    let bytes = |path: &'_ Path| path.as_os_str().as_bytes().to_vec();
+    let lower_bytes: Vec<Vec<u8>> = lower.iter().map(|path| bytes(path)).collect();
+    let named = options(lower_bytes.iter().map(Vec::as_slice), upper.map(|two| two.map(bytes)));
     // Long paths of many layers do not fit: name the open directories instead, 20 bytes each.
     let fds: Vec<OwnedFd>;
     let data = match named {
         Some(data) => data,
         None => {
-            let dirs = lower.iter().map(PathBuf::as_path).chain([upper, work]);
+            let dirs = lower.iter().map(PathBuf::as_path).chain(upper.into_iter().flatten());
             fds = dirs.map(disk::open_dir).collect::<Result<_>>()?;
             let names: Vec<String> = fds.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
             let (lower, rest) = names.split_at(lower.len());
             let many = || Error::new(Kind::TooLarge, format!("{}: {} layers do not fit", what(), lower.len()));
-            options(lower.iter().map(String::as_bytes), rest[0].as_bytes(), rest[1].as_bytes()).ok_or_else(many)?
+            let upper = (rest.len() == 2).then(|| [rest[0].clone().into_bytes(), rest[1].clone().into_bytes()]);
+            options(lower.iter().map(String::as_bytes), upper).ok_or_else(many)?
         }
     };
     let data = CString::new(data).map_err(|why| Error::caused(Kind::System, what(), why))?;
@@ -62,26 +75,20 @@ pub(crate) fn mount(lower: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> 
         }
         Err(Errno::INVAL) => {
             let why = "refused; its filesystem may be none that overlayfs writes to (the kernel's log says more)";
-            return Err(Error::new(Kind::System, format!("{}: {why}", what())));
+            return Err(Error::new(Kind::Unsupported, format!("{}: {why}", what())));
         }
         other => other.context(what)?,
     }
     rustix::mount::mount_change(at, MountPropagationFlags::PRIVATE).context(what)
 }
 
-/// The option string, or `None` if it exceeds a page.
-fn options<'a>(lower: impl Iterator<Item = &'a [u8]>, upper: &[u8], work: &[u8]) -> Option<Vec<u8>> {
+/// The option string, or `None` if it exceeds a page. `upper` and its work directory.
+fn options<'a>(lower: impl Iterator<Item = &'a [u8]>, upper: Option<[Vec<u8>; 2]>) -> Option<Vec<u8>> {
     let lower: Vec<Vec<u8>> = lower.map(|path| escape(path, true)).collect();
-    let data = [
-        FIXED.as_bytes(),
-        b",lowerdir=",
-        &lower.join(&b':'),
-        b",upperdir=",
-        &escape(upper, false),
-        b",workdir=",
-        &escape(work, false),
-    ]
-    .concat();
+    let mut data = [FIXED.as_bytes(), b",lowerdir=", &lower.join(&b':')].concat();
+    if let Some([upper, work]) = upper {
+        data.extend([b",upperdir=", &escape(&upper, false)[..], b",workdir=", &escape(&work, false)].concat());
+    }
     (data.len() <= MOST_OPTIONS).then_some(data)
 }
 
@@ -126,7 +133,8 @@ mod tests {
     use super::*;
 
     fn said(lower: &[&str]) -> Option<String> {
-        let data = options(lower.iter().map(|path| path.as_bytes()), b"/u,p", b"/w:k");
+        let upper = Some([b"/u,p".to_vec(), b"/w:k".to_vec()]);
+        let data = options(lower.iter().map(|path| path.as_bytes()), upper);
         data.map(|data| String::from_utf8(data).unwrap())
     }
 
