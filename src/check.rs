@@ -1,5 +1,6 @@
 //! `gantry check`: every kernel feature and tool that the node uses, with yes or no and what is lost without it.
 
+use crate::config::Config;
 use std::fs;
 use std::path::Path;
 
@@ -60,10 +61,19 @@ const TOOLS: [(&str, &str); 2] = [
 const SYS_RESOURCE: u32 = 24;
 
 /// Prints the report and returns whether the node can run.
-pub(crate) fn run() -> bool {
+pub(crate) fn run(config: &Config) -> bool {
     let findings = judge(&look());
-    print!("{}", report(&findings));
+    print!("{}{}", report(&findings), registries(config));
     possible(&findings)
+}
+
+/// Which of the directories with registries' settings are there.
+fn registries(config: &Config) -> String {
+    let (there, all) = config.hosts_dirs();
+    match there.is_empty() {
+        true => format!("Registries' settings (hosts.toml): none in {all}.\n"),
+        false => format!("Registries' settings (hosts.toml): {}.\n", there.join(", then ")),
+    }
 }
 
 /// One sentence about the first thing that `gantry up` cannot do without, or nothing.

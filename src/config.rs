@@ -49,6 +49,16 @@ pub(crate) struct Config {
     pub max_pods: u32,
     /// What is logged, in the syntax of `RUST_LOG`.
     pub log: String,
+    /// The image store: registries, limits, garbage; its `root` is `images` below `data_dir` if it is not set.
+    pub images: gantry_images::Config,
+}
+
+/// Where registries' settings are looked for, so that a node that ran containerd needs no change.
+pub(crate) const HOSTS_DIRS: &str = "/etc/gantry/hosts.d:/etc/containerd/certs.d";
+
+/// The defaults of the image store in a node. An empty root stands for the one below `data_dir`.
+fn images() -> gantry_images::Config {
+    gantry_images::Config { hosts_dir: Some(HOSTS_DIRS.into()), ..gantry_images::Config::at("") }
 }
 
 impl Default for Config {
@@ -71,6 +81,7 @@ impl Default for Config {
             pod_pids_limit: 4096,
             max_pods: 110,
             log: "info".into(),
+            images: images(),
         }
     }
 }
@@ -94,7 +105,40 @@ impl Config {
 
     /// Reads the text of a configuration file.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|why| why.to_string().trim_end().to_owned())
+        let mut config: Self = toml::from_str(text).map_err(|why| why.to_string().trim_end().to_owned())?;
+        let table: toml::Table = toml::from_str(text).map_err(|why| why.to_string())?;
+        // A section that is there has its own crate's defaults for what it does not say.
+        let says = |key: &str| table.get("images").and_then(toml::Value::as_table).is_some_and(|t| t.contains_key(key));
+        if !says("root") {
+            config.images.root = PathBuf::new();
+        }
+        if !says("hosts_dir") {
+            config.images.hosts_dir = images().hosts_dir;
+        }
+        Ok(config)
+    }
+
+    /// The directories with registries' settings that exist, in the order in which they are asked, and all of them.
+    pub(crate) fn hosts_dirs(&self) -> (Vec<String>, String) {
+        let path = self.image_store().hosts_dir.unwrap_or_default();
+        let dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
+        let there = dirs.iter().filter(|dir| dir.is_dir()).map(|dir| dir.display().to_string()).collect();
+        let all: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
+        (there, all.join(" or "))
+    }
+
+    /// With everything filled in that follows from other keys.
+    pub(crate) fn effective(&self) -> Self {
+        Self { images: self.image_store(), ..self.clone() }
+    }
+
+    /// The image store's configuration, as the CRI server and `gantry image` use it.
+    pub(crate) fn image_store(&self) -> gantry_images::Config {
+        let root = match self.images.root.as_os_str().is_empty() {
+            true => self.data_dir.join("images"),
+            false => self.images.root.clone(),
+        };
+        gantry_images::Config { root, ..self.images.clone() }
     }
 
     /// Sets one key from a flag, as if the file said `key = value`.
@@ -124,6 +168,7 @@ impl Config {
         if name.is_empty() || name.len() > 253 || !name.chars().all(legal) {
             return Err(format!("node_name: {name:?} is not a DNS name (a-z, 0-9, '-' and '.')"));
         }
+        self.image_store().check().map_err(|why| format!("images: {why}"))?;
         if !self.cgroup_root.starts_with('/') || self.cgroup_root.contains("..") {
             return Err(format!("cgroup_root: {:?} must start with '/' and stay below it", self.cgroup_root));
         }
@@ -172,6 +217,33 @@ mod tests {
     fn an_unknown_key_is_refused_by_name() {
         let why = Config::parse("pod_cdir = \"10.0.0.0/24\"").unwrap_err();
         assert!(why.contains("pod_cdir"), "{why}");
+    }
+
+    #[test]
+    fn the_image_store_follows_the_data_directory() {
+        let config = Config::parse("data_dir = \"/d\"\n[images]\nparallel_downloads = 5").unwrap();
+        let images = config.image_store();
+        assert_eq!((images.root.as_path(), images.parallel_downloads), (Path::new("/d/images"), 5));
+        assert_eq!(images.hosts_dir.as_deref(), Some(Path::new(HOSTS_DIRS)));
+        let mut config = Config::parse("[images]\nroot = \"/i\"\nhosts_dir = \"/h\"").unwrap();
+        config.set("data-dir", "/d").unwrap();
+        assert_eq!(config.image_store().root, Path::new("/i"));
+        assert_eq!(config.image_store().hosts_dir.as_deref(), Some(Path::new("/h")));
+        let mut config = Config::default();
+        config.set("data-dir", "/d").unwrap();
+        assert_eq!(config.image_store().root, Path::new("/d/images"));
+        let why = Config::parse("[images]\npararell_downloads = 5").unwrap_err();
+        assert!(why.contains("pararell_downloads"), "{why}");
+        let wrong = Config::parse("[images.garbage]\nhigh = \"85%\"").unwrap();
+        assert_eq!(wrong.check().unwrap_err(), "images: garbage: high and low go together");
+    }
+
+    #[test]
+    fn what_is_printed_is_read_again() {
+        let config = Config::parse("[images.garbage]\nhigh = \"85%\"\nlow = \"80%\"").unwrap();
+        let again = Config::parse(&toml::to_string(&config).unwrap()).unwrap();
+        assert_eq!(toml::to_string(&again).unwrap(), toml::to_string(&config).unwrap());
+        assert_eq!(again.image_store().root, Path::new("/var/lib/gantry/images"));
     }
 
     #[test]

@@ -32,9 +32,9 @@ fn main() -> ExitCode {
 
 fn run(request: Request) -> Result<ExitCode, String> {
     match request.command.as_str() {
-        "check" => Ok(if check::run() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        "check" => Ok(if check::run(&request.config) { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         "version" => print(&cli::version()),
-        "config" => print(&toml::to_string(&request.config).map_err(|why| why.to_string())?),
+        "config" => print(&toml::to_string(&request.config.effective()).map_err(|why| why.to_string())?),
         "image" => image(request),
         "timings" => timings::run(&request),
         "down" => down::run(&request.config),
@@ -51,7 +51,7 @@ fn print(text: &str) -> Result<ExitCode, String> {
 }
 
 fn image(request: Request) -> Result<ExitCode, String> {
-    let config = gantry_images::Config::at(request.config.data_dir.join("images"));
+    let config = request.config.image_store();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|why| format!("start the async runtime: {why}"))?;
     match runtime.block_on(gantry_images::cli::main(request.rest, config)) {

@@ -23,6 +23,8 @@ pub struct Config {
     /// Registries' mirrors and settings in containerd's layout: `HOST[:PORT]/hosts.toml`, `_default/hosts.toml`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hosts_dir: Option<PathBuf>,
+    /// The rest about images: `root` and `hosts_dir` of it count only where the two keys above say nothing else.
+    pub images: gantry_images::Config,
     /// The `gantry-runtime` binary; `None` looks beside this executable, then in `PATH`.
     pub runtime_binary: Option<PathBuf>,
     /// Parent of the cgroups of pods whose configuration names no `cgroup_parent`.
@@ -59,6 +61,7 @@ impl Default for Config {
             run: "/run/gantry".into(),
             images_root: "/var/lib/gantry/images".into(),
             hosts_dir: None,
+            images: gantry_images::Config::default(),
             runtime_binary: None,
             cgroup_root: "/gantry".into(),
             pod_cidr: "10.88.0.0/16".into(),

@@ -45,6 +45,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     };
     tokio::select! {
         served = serving => served.map_err(|why| Error::internal(format!("serve CRI: {why}"))),
+        () = node.images.tend() => Ok(()),
         () = late => Ok(()),
     }
 }
@@ -71,8 +72,14 @@ pub async fn dismantle(config: Config) -> Result<()> {
 
 async fn open(config: Config, shutdown: CancellationToken) -> Result<std::sync::Arc<Node>> {
     let network = Network::open(network_config(&config)?);
-    let mut images_config = gantry_images::Config::at(&config.images_root);
-    images_config.hosts_dir.clone_from(&config.hosts_dir);
+    let mut images_config = gantry_images::Config { root: config.images_root.clone(), ..config.images.clone() };
+    if config.hosts_dir.is_some() {
+        images_config.hosts_dir.clone_from(&config.hosts_dir);
+    }
+    images_config.check().map_err(|why| Error::new(Kind::Invalid, format!("images: {why}")))?;
+    let dirs = images_config.hosts_dir.iter().flat_map(|path| std::env::split_paths(path).collect::<Vec<_>>());
+    let dirs: Vec<String> = dirs.filter(|dir| dir.is_dir()).map(|dir| dir.display().to_string()).collect();
+    tracing::info!(dirs = dirs.join(":"), "registries' settings (hosts.toml) are read from here");
     let wanted = config.runtime_binary.clone();
     let store = Store::open(&config.root, &config.run)?;
     let opened = blocking(move || {

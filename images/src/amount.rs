@@ -14,26 +14,26 @@ use crate::garbage::Mark;
 #[serde(try_from = "String", into = "String")]
 pub struct Span(pub Duration);
 
-const UNITS: [(&str, u64); 7] =
-    [("w", 7 * 86400), ("d", 86400), ("hours", 3600), ("h", 3600), ("min", 60), ("m", 60), ("s", 1)];
-
 impl FromStr for Span {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let wrong = || Error::new(Kind::InvalidArgument, format!("duration {text:?}: expected as in 30m, 36h or 7d"));
-        if text == "0" {
-            return Ok(Self(Duration::ZERO));
+        // Weeks and days first, which Go does not know.
+        let (mut rest, mut sum) = (text, Duration::ZERO);
+        for (unit, seconds) in [('w', 7 * 86400), ('d', 86400)] {
+            if let Some((number, after)) = rest.split_once(unit) {
+                let number: u64 = number.parse().map_err(|_| wrong())?;
+                let part = number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)?;
+                sum = sum.checked_add(part).ok_or_else(wrong)?;
+                rest = after;
+            }
         }
-        let (mut rest, mut sum) = (text, 0u64);
-        while !rest.is_empty() {
-            let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-            let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
-            let (unit, seconds) = UNITS.iter().find(|(unit, _)| rest[digits..].starts_with(unit)).ok_or_else(wrong)?;
-            sum = number.checked_mul(*seconds).and_then(|part| sum.checked_add(part)).ok_or_else(wrong)?;
-            rest = &rest[digits + unit.len()..];
+        if rest.is_empty() && !text.is_empty() {
+            return Ok(Self(sum));
         }
-        if text.is_empty() { Err(wrong()) } else { Ok(Self(Duration::from_secs(sum))) }
+        let part = crate::span::parse(rest).ok_or_else(wrong)?;
+        sum.checked_add(part).map(Self).ok_or_else(wrong)
     }
 }
 
@@ -41,7 +41,7 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut left = self.0.as_secs();
         if left == 0 {
-            return f.write_str("0");
+            return write!(f, "{}", if self.0.is_zero() { "0".into() } else { format!("{}ms", self.0.as_millis()) });
         }
         for (unit, seconds) in [("d", 86400), ("h", 3600), ("m", 60), ("s", 1)] {
             if left >= seconds {
@@ -138,9 +138,20 @@ mod tests {
             assert_eq!(seconds(text), Some(expect), "{text}");
             assert_eq!(seconds(&text.parse::<Span>().unwrap().to_string()), Some(expect), "{text} written back");
         }
-        for bad in
-            ["", "5", "h", "-1h", "1.5h", "1y", "1h5", "99999999999999999999d", "18446744073709551615w", "\u{e4}"]
-        {
+        for bad in [
+            "",
+            "5",
+            "h",
+            "-1h",
+            "1.5d",
+            "1y",
+            "1h5",
+            "99999999999999999999d",
+            "18446744073709551615w",
+            "1d2",
+            "1d2w",
+            "\u{e4}",
+        ] {
             assert_eq!(seconds(bad), None, "{bad}");
         }
     }

@@ -96,7 +96,7 @@ impl Store {
             let record = shared.index.load()?.0;
             let gone = || Error::new(Kind::NotFound, format!("image {id} is not here"));
             let entry = record.images.iter().find(|entry| entry.config.to_string() == id).ok_or_else(gone)?;
-            let seen = look(shared, &Roots::default(), false)?.content;
+            let seen = look(shared, &Roots::default(), true)?.content;
             let sizes = content(entry).into_iter().filter_map(|content| seen.get(&content).copied());
             Ok(sizes.fold(Usage::default(), |all, one| Usage {
                 bytes: all.bytes + one.bytes,
@@ -106,8 +106,13 @@ impl Store {
         .await
     }
 
-    /// Collects by `rules` for as long as it is polled. Failures are logged.
-    pub async fn tend(&self, rules: Rules, every: Duration) {
+    /// Collects as [`Config::garbage`](crate::Config) says, for as long as it is polled; it never ends. Failures are logged.
+    pub async fn tend(&self) {
+        let settings = &self.shared().config.garbage;
+        let (every, rules) = (settings.interval.0, settings.rules());
+        if every.is_zero() {
+            return std::future::pending().await;
+        }
         loop {
             tokio::time::sleep(every).await;
             let round = async { self.carry_out(self.plan(&rules, false).await?).await };
@@ -142,7 +147,7 @@ fn carry_out(shared: &Shared, plan: &Plan) -> Result<Option<Done>> {
         let mut done = Done::default();
         shared.index.change(|record| {
             for doomed in &plan.images {
-                match obstacle(record, doomed, &leased, &users) {
+                match obstacle(shared, record, doomed, &leased, &users) {
                     Some(why) => done.kept.push((doomed.id.clone(), why)),
                     None => {
                         record.remove(&doomed.id.parse()?);
@@ -170,12 +175,18 @@ fn carry_out(shared: &Shared, plan: &Plan) -> Result<Option<Done>> {
 }
 
 /// Why an image stays although the plan names it.
-fn obstacle(record: &Record, doomed: &Doomed, leased: &Roots, users: &BTreeMap<String, Vec<String>>) -> Option<String> {
+fn obstacle(
+    shared: &Shared,
+    record: &Record,
+    doomed: &Doomed,
+    leased: &Roots,
+    users: &BTreeMap<String, Vec<String>>,
+) -> Option<String> {
     let Some(entry) = record.images.iter().find(|entry| entry.config.to_string() == doomed.id) else {
         return Some("it is gone already".into());
     };
     match users.get(&doomed.id) {
-        _ if entry.pinned => Some("it is pinned".into()),
+        _ if is_pinned(shared, entry) => Some("it is pinned".into()),
         Some(users) => Some(format!("it is in use by {}", users.join(", "))),
         _ if leased.blobs.contains(&entry.manifest) => Some("it is being pulled".into()),
         _ if names(entry) != doomed.names => Some("it has other names now".into()),
@@ -192,6 +203,10 @@ fn remove(shared: &Shared, content: &Content) -> Result<()> {
 
 fn names(entry: &Entry) -> Vec<String> {
     entry.tags.iter().chain(&entry.digests).cloned().collect()
+}
+
+fn is_pinned(shared: &Shared, entry: &Entry) -> bool {
+    entry.pinned || entry.tags.iter().chain(&entry.digests).any(|name| shared.config.pins(name))
 }
 
 /// Image id to the keys of its root filesystems.
@@ -220,7 +235,7 @@ fn world(shared: &Shared, leased: Roots) -> Result<(Roots, Vec<Candidate>)> {
         candidates.push(Candidate {
             names: names(entry),
             tagged: !entry.tags.is_empty(),
-            pinned: entry.pinned,
+            pinned: is_pinned(shared, entry),
             users: by,
             last_used: shared.uses.last(&entry.config).unwrap_or(0).max(entry.stored_at),
             content: content(entry),

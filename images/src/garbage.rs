@@ -144,6 +144,8 @@ pub struct Plan {
     pub leftovers: Vec<(String, u64)>,
     /// All that becomes free.
     pub frees: Usage,
+    /// All content and downloads together, before.
+    pub total: Usage,
     /// The high mark is passed and these images do not suffice: so many bytes are missing.
     pub missing: u64,
     /// Every piece with what it takes.
@@ -164,8 +166,10 @@ pub(crate) fn plan(rules: &Rules, roots: &Roots, images: &[Candidate], seen: &Se
         }
     }
     plan.frees = plan.orphans;
-    for (_, bytes) in &plan.leftovers {
+    seen.content.values().for_each(|size| add(&mut plan.total, *size));
+    for (_, bytes) in &seen.leftovers {
         add(&mut plan.frees, Usage { bytes: *bytes, inodes: 1 });
+        add(&mut plan.total, Usage { bytes: *bytes, inodes: 1 });
     }
     let goal = rules.marks.map_or(0, |(high, low)| to_free(high, low, seen));
     for (image, reason) in chosen(rules, images, now) {

@@ -62,7 +62,7 @@ mod intake;
 mod labels;
 mod layers;
 pub mod layout;
-mod lookup;
+pub(crate) mod lookup;
 pub mod manifest;
 mod mounts;
 mod named;

@@ -52,6 +52,26 @@ fn by_prefix<'a>(images: &'a [Arc<Image>], name: &str) -> Option<&'a Arc<Image>>
     fits.next().is_none().then_some(first)
 }
 
+/// Shell patterns: `*` is any text, `?` any character.
+pub(crate) fn like(text: &str, pattern: &str) -> bool {
+    let (text, pattern): (Vec<char>, Vec<char>) = (text.chars().collect(), pattern.chars().collect());
+    // Row by row over the pattern: which prefixes of the text fit so far.
+    let mut fits = vec![false; text.len() + 1];
+    fits[0] = true;
+    for wanted in pattern {
+        let before = fits.clone();
+        fits[0] = wanted == '*' && before[0];
+        for at in 1..=text.len() {
+            fits[at] = match wanted {
+                '*' => before[at] || fits[at - 1],
+                '?' => before[at - 1],
+                same => before[at - 1] && text[at - 1] == same,
+            };
+        }
+    }
+    fits[text.len()]
+}
+
 /// Whether the word is an image's id or the beginning of it.
 pub(crate) fn is(image: &Image, name: &str) -> bool {
     let hex = name.strip_prefix("sha256:").unwrap_or(name);
@@ -124,5 +144,23 @@ mod tests {
         assert!(find(&images, &twice.to_string()).is_none());
         assert!(fitting(&images, &twice.to_string()) > 1);
         assert_eq!((fitting(&images, ""), fitting(&images, "xyz"), fitting(&images, &images[0].id)), (0, 0, 1));
+    }
+
+    #[test]
+    fn patterns() {
+        for (text, pattern, fits) in [
+            ("busybox", "busybox", true),
+            ("busybox", "busy*", true),
+            ("busybox", "*box", true),
+            ("busybox", "b?syb*x", true),
+            ("busybox", "busy", false),
+            ("busybox", "*", true),
+            ("", "*", true),
+            ("", "?", false),
+            ("docker.io/library/a:1", "*/a:?", true),
+            ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab", "*a*a*a*a*a*a*a*a*c", false),
+        ] {
+            assert_eq!(like(text, pattern), fits, "{text} {pattern}");
+        }
     }
 }

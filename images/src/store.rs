@@ -111,9 +111,17 @@ impl Store {
         let blobs = Blobs::open(&root)?;
         let cache = Mutex::new(HashMap::new());
         let (view_blobs, limit) = (blobs.clone(), config.limits.config_bytes);
+        let pinning = config.clone();
         let view = move |record: &Record| {
             let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
-            Ok(view(&view_blobs, limit, record, &mut cache))
+            let mut images = view(&view_blobs, limit, record, &mut cache);
+            for image in images.iter_mut().filter(|_| !pinning.pinned.is_empty()) {
+                let pins = image.repo_tags.iter().chain(&image.repo_digests).any(|name| pinning.pins(name));
+                if pins {
+                    Arc::make_mut(image).pinned = true;
+                }
+            }
+            Ok(images)
         };
         let shared = Shared {
             layers: Layers::open(&root, config.layers)?,

@@ -73,7 +73,7 @@ impl Filter {
                 };
                 [tag.clone(), short(tag), repository.to_owned(), short(repository)]
                     .iter()
-                    .any(|name| like(name, pattern))
+                    .any(|name| crate::lookup::like(name, pattern))
             }),
             Self::Is("dangling", wanted) => image.repo_tags.is_empty() == *wanted,
             Self::Is("pinned", wanted) => image.pinned == *wanted,
@@ -81,26 +81,6 @@ impl Filter {
             Self::Is(_, wanted) => store.users(&image.id).is_ok_and(|users| !users.is_empty()) == *wanted,
         }
     }
-}
-
-/// Shell patterns: `*` is any text, `?` any character.
-fn like(text: &str, pattern: &str) -> bool {
-    let (text, pattern): (Vec<char>, Vec<char>) = (text.chars().collect(), pattern.chars().collect());
-    // Row by row over the pattern: which prefixes of the text fit so far.
-    let mut fits = vec![false; text.len() + 1];
-    fits[0] = true;
-    for wanted in pattern {
-        let before = fits.clone();
-        fits[0] = wanted == '*' && before[0];
-        for at in 1..=text.len() {
-            fits[at] = match wanted {
-                '*' => before[at] || fits[at - 1],
-                '?' => before[at - 1],
-                same => before[at - 1] && text[at - 1] == same,
-            };
-        }
-    }
-    fits[text.len()]
 }
 
 pub(super) fn inspect(request: &Request, store: &Store) -> Result<String> {
@@ -203,27 +183,4 @@ async fn remove_one(store: &Store, name: &str, force: bool, all: bool) -> Result
     }
     store.remove(&id).await?;
     Ok(Some(Removed { name: name.to_owned(), id, deleted: true }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns() {
-        for (text, pattern, fits) in [
-            ("busybox", "busybox", true),
-            ("busybox", "busy*", true),
-            ("busybox", "*box", true),
-            ("busybox", "b?syb*x", true),
-            ("busybox", "busy", false),
-            ("busybox", "*", true),
-            ("", "*", true),
-            ("", "?", false),
-            ("docker.io/library/a:1", "*/a:?", true),
-            ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab", "*a*a*a*a*a*a*a*a*c", false),
-        ] {
-            assert_eq!(like(text, pattern), fits, "{text} {pattern}");
-        }
-    }
 }

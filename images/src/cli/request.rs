@@ -59,9 +59,12 @@ fn fill(request: &mut Request, parser: &mut lexopt::Parser) -> Result<(), lexopt
             Short(letter) => known.iter().chain(COMMON).find(|flag| flag.0.chars().eq([*letter])),
             Long(name) => known.iter().chain(COMMON).find(|flag| flag.1 == *name),
         };
+        let is_long = matches!(arg, Long(_));
         let Some(Flag(_, long, value, _)) = flag else { return Err(arg.unexpected()) };
         let value = match value.is_empty() {
             false => parser.value()?,
+            // Letters may stand together: what follows one is the next.
+            true if !is_long => "true".into(),
             true => parser.optional_value().unwrap_or("true".into()),
         };
         request.flags.entry(long).or_default().push(value);
@@ -95,10 +98,16 @@ impl Request {
     /// A switch.
     pub(super) fn is(&self, flag: &str) -> Result<bool> {
         match self.one(flag)?.as_deref() {
-            None | Some("false" | "0") => Ok(false),
+            None => Ok(false),
             Some("true" | "1") => Ok(true),
+            Some("false" | "0") => Ok(false),
             Some(other) => Err(wrong(format!("--{flag}: {other:?} is neither true nor false"))),
         }
+    }
+
+    /// A switch that is on unless it is set to false.
+    pub(super) fn unless_said(&self, flag: &str) -> Result<bool> {
+        Ok(!self.flags.contains_key(flag) || self.is(flag)?)
     }
 
     /// Whether JSON is wanted.
@@ -164,6 +173,12 @@ mod tests {
         assert!(!read("export x -o json").unwrap().json().unwrap(), "a file named json");
         assert_eq!(read("import -").unwrap().words, ["-"]);
         assert_eq!(read("build -o /o --env A=b --env C=d t").unwrap().all("env").unwrap(), ["A=b", "C=d"]);
+        let together = read("prune -an --tls-verify=false");
+        assert!(together.is_err(), "a flag of another command");
+        let together = read("prune -an").unwrap();
+        assert!(together.is("all").unwrap() && together.is("dry-run").unwrap());
+        assert!(!read("pull x --tls-verify=false").unwrap().unless_said("tls-verify").unwrap());
+        assert!(read("pull x").unwrap().unless_said("tls-verify").unwrap());
         assert!(read("").unwrap().command.is_none());
     }
 

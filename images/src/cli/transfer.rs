@@ -51,9 +51,14 @@ pub(super) async fn pull(request: &Request, mut config: Config) -> Result<String
     if let Some(dirs) = request.one("hosts-dir")? {
         config.hosts_dir = Some(dirs.into());
     }
+    let hosts = references.iter().map(|reference| reference.host().to_owned());
     if request.is("plain-http")? {
-        config.plain_http.extend(references.iter().map(|reference| reference.host().to_owned()));
+        config.plain_http.extend(hosts.clone());
     }
+    if !request.unless_said("tls-verify")? {
+        config.insecure.extend(hosts);
+    }
+    logins(request, &mut config)?;
     let options =
         PullOptions { auth: credentials(request)?, platform: request.parsed("platform")?, pinned: request.is("pin")? };
     let store = Store::open(config)?;
@@ -66,6 +71,24 @@ pub(super) async fn pull(request: &Request, mut config: Config) -> Result<String
         images.push((Some(reference.clone()), image));
     }
     said(request, &store, &images)
+}
+
+/// The file that is named, alone; else those of the configuration, then those of whoever calls.
+fn logins(request: &Request, config: &mut Config) -> Result<()> {
+    match request.one("authfile")? {
+        Some(file) => {
+            let path = std::path::absolute(&file).context(|| format!("--authfile {file}"))?;
+            if !path.exists() {
+                return Err(Error::new(Kind::NotFound, format!("--authfile {file}: there is no such file")));
+            }
+            config.credentials = vec![path];
+        }
+        None => {
+            let uid = rustix::process::geteuid().as_raw();
+            config.credentials.extend(crate::credentials::of_user(|name| std::env::var_os(name), uid));
+        }
+    }
+    Ok(())
 }
 
 async fn one(

@@ -125,7 +125,7 @@ pub(super) async fn usage(request: &Request, store: &Store) -> Result<String> {
         .iter()
         .fold(Usage::default(), |all, (_, bytes)| sum(all, Usage { bytes: *bytes, inodes: 1 }));
     let own = everything.images.iter().fold(Usage::default(), |all, image| sum(all, image.frees));
-    let takes = minus(store.usage().await?, everything.orphans);
+    let takes = minus(minus(everything.total, everything.orphans), leftovers);
     let rows = [
         Row { kind: "Images", total: images.len(), active: used, takes, reclaimable: own },
         containers,

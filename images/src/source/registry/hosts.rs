@@ -96,7 +96,10 @@ pub fn resolve(config: &Config, registry: &str) -> Result<Vec<Host>> {
     let dir = config.hosts_dir.as_deref().and_then(|path| directory(path, registry));
     let shared = dir.as_ref().is_some_and(|dir| dir.ends_with("_default"));
     let wanted = Wanted { registry, plain: is_plain(config, registry), shared };
-    let Some(dir) = dir else { return hosts(File::default(), &wanted) };
+    let unchecked = (listed(&config.insecure, registry)).then_some(true);
+    let tls = Tls { skip_verify: unchecked, ..Tls::default() };
+    let bare = File { own: Settings { tls, ..Settings::default() }, ..File::default() };
+    let Some(dir) = dir else { return hosts(bare, &wanted) };
     let path = dir.join("hosts.toml");
     let what = || format!("{}", path.display());
     let body = disk::read_small(&path, 1 << 20)?.unwrap_or_default();
@@ -171,9 +174,12 @@ fn hosts(file: File, wanted: &Wanted<'_>) -> Result<Vec<Host>> {
 }
 
 fn is_plain(config: &Config, registry: &str) -> bool {
-    let name = without_port(registry);
-    let configured = config.plain_http.iter().any(|plain| plain == registry || plain == name);
-    configured || config.plain_http_loopback && is_loopback(name)
+    listed(&config.plain_http, registry) || config.plain_http_loopback && is_loopback(without_port(registry))
+}
+
+/// Whether a list of hosts, with or without ports, names the registry.
+fn listed(list: &[String], registry: &str) -> bool {
+    list.iter().any(|one| one == registry || one == without_port(registry))
 }
 
 fn without_port(registry: &str) -> &str {
