@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gantry_images::{Event, Kind, Progress, PullOptions, Store, quiet};
+use support::pki::{have, run};
 use support::registry::{self, Registry};
 use support::{House, may_mount};
 
@@ -130,20 +131,6 @@ async fn a_registry_that_is_down_and_comes_back() {
     store.pull(&registry.name("web:1"), &PullOptions::default(), quiet()).await.unwrap();
 }
 
-fn run(command: &mut std::process::Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Names whichever of the programs is missing.
-fn have(test: &str, programs: &[&str]) -> bool {
-    let missing = programs.iter().find(|program| !std::path::Path::new("/usr/bin").join(program).exists());
-    if let Some(missing) = missing {
-        eprintln!("SKIPPED {test}: needs {missing} (apt install {missing})");
-    }
-    missing.is_none()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_skopeo_pushes_in_dockers_format() {
     let test = "what_skopeo_pushes_in_dockers_format";
@@ -193,54 +180,4 @@ async fn what_skopeo_pushes_in_dockers_format() {
     ]));
     let back = store.pull(&registry.name("back:1"), &PullOptions::default(), quiet()).await.unwrap();
     assert_eq!(back.id, store.image("web:3").unwrap().id);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tls_with_an_own_authority_and_a_password() {
-    let test = "tls_with_an_own_authority_and_a_password";
-    if !registry::installed(test) || !have(test, &["openssl"]) {
-        return;
-    }
-    let house = House::new("tls");
-    let dir = house.path("registry");
-    std::fs::create_dir_all(&dir).unwrap();
-    let file = |name: &str| dir.join(name).display().to_string();
-    let mut openssl = std::process::Command::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
-    openssl.args([
-        "-subj",
-        "/CN=gantry test",
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-        "-addext",
-        "basicConstraints=critical,CA:FALSE",
-    ]);
-    run(openssl.args(["-keyout", &file("key.pem"), "-out", &file("cert.pem")]));
-    // `me` with the password `canary`, by htpasswd -nbB.
-    std::fs::write(file("passwd"), "me:$2y$05$c6V30MkSMyjq2yvvJEEjHOmuqRowTCesXvE40zGZsla5Ary5fXfW6\n").unwrap();
-    let layout = house.layout("web", &[("etc/x", "1")]);
-    let mut registry = Registry::start(&dir);
-    registry.push_layout(&layout, "web", "1").await;
-    registry.kill();
-    registry.secure(&file("cert.pem"), &file("key.pem"), &file("passwd"));
-    let name = registry.name("web:1");
-    let hosts = house.path("hosts");
-    std::fs::create_dir_all(hosts.join(registry.address.to_string())).unwrap();
-    let toml = format!("server = \"https://{}\"\nca = \"{}\"\n", registry.address, file("cert.pem"));
-    let config = gantry_images::Config { hosts_dir: Some(hosts.clone()), ..house.config() };
-    let store = Store::open(config).unwrap();
-    let options = |password: &str| {
-        let auth = gantry_images::Auth::Basic { user: "me".into(), password: gantry_images::Secret::new(password) };
-        PullOptions { auth: Some(auth), ..PullOptions::default() }
-    };
-    let at = hosts.join(registry.address.to_string()).join("hosts.toml");
-    std::fs::write(&at, toml.replace("ca =", "#")).unwrap();
-    let why = store.pull(&name, &options("canary"), quiet()).await.unwrap_err();
-    assert!(why.kind() == Kind::Unavailable && why.to_string().contains("certificate"), "{why}");
-    std::fs::write(&at, toml).unwrap();
-    for wrong in [PullOptions::default(), options("guess")] {
-        let why = store.pull(&name, &wrong, quiet()).await.unwrap_err();
-        assert_eq!(why.kind(), Kind::Unauthorized, "{why}");
-    }
-    store.pull(&name, &options("canary"), quiet()).await.unwrap();
 }

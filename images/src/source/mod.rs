@@ -67,20 +67,21 @@ pub async fn whole<S: Source>(from: &S, wanted: &Descriptor, limit: u64, progres
             format!("blob {} of {} bytes, more than {limit}", wanted.digest, wanted.size),
         ));
     }
-    let mut content = from.blob(wanted, 0, progress).await?;
-    let mut all = Vec::new();
-    while let Some(piece) = content.next().await {
-        all.extend_from_slice(&piece.context(|| format!("blob {}", wanted.digest))?);
-        if all.len() as u64 > wanted.size {
-            break;
+    // What is wrong once may be right from another mirror, which a source with several asks then.
+    for _ in 0..2 {
+        let mut content = from.blob(wanted, 0, progress).await?;
+        let mut all = Vec::new();
+        while let Some(piece) = content.next().await {
+            all.extend_from_slice(&piece.context(|| format!("blob {}", wanted.digest))?);
+            if all.len() as u64 > wanted.size {
+                break;
+            }
+        }
+        if all.len() as u64 == wanted.size && wanted.digest.matches(&all) {
+            return Ok(all);
         }
     }
-    match all.len() as u64 == wanted.size && wanted.digest.matches(&all) {
-        true => Ok(all),
-        false => {
-            Err(Error::new(Kind::Invalid, format!("blob {}: its content is not what its digest says", wanted.digest)))
-        }
-    }
+    Err(Error::new(Kind::Invalid, format!("blob {}: its content is not what its digest says", wanted.digest)))
 }
 
 /// The source of what should be here already: it has nothing.

@@ -25,6 +25,10 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// The connection ends after so many bytes of the body.
     pub cut: Option<usize>,
+    /// Instead of ending, the connection stays and nothing comes any more.
+    pub hold: bool,
+    /// Not even the head comes.
+    pub mute: bool,
 }
 
 impl Answer {
@@ -117,13 +121,28 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked) -> 
     std::io::Read::read_exact(&mut reader, &mut body).unwrap();
     let asked = Asked { method, path, headers, body: String::from_utf8(body).unwrap() };
     log.lock().unwrap().push(asked.clone());
-    let answer = answer(&asked);
+    let mut answer = answer(&asked);
     let mut head =
         format!("HTTP/1.1 {} X\r\nconnection: close\r\ncontent-length: {}\r\n", answer.status, answer.body.len());
+    if asked.method == "HEAD" {
+        answer.body.clear();
+    }
     answer.headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
     let mut stream = stream;
+    if answer.mute {
+        return wait_for_end(&mut stream);
+    }
     let _ = stream.write_all(format!("{head}\r\n").as_bytes());
     let _ = stream.write_all(&answer.body[..answer.cut.unwrap_or(answer.body.len()).min(answer.body.len())]);
+    if answer.hold {
+        wait_for_end(&mut stream);
+    }
+}
+
+/// Until the other side has gone away; bounded.
+fn wait_for_end(stream: &mut TcpStream) {
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    let _ = std::io::Read::read(stream, &mut [0]);
 }
 
 impl Drop for Server {

@@ -4,10 +4,13 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod alone;
+pub mod content;
 pub mod forms;
 pub mod http;
 pub mod listing;
+pub mod pki;
 pub mod registry;
+pub mod relay;
 pub mod tape;
 
 use std::path::{Path, PathBuf};

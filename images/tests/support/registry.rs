@@ -60,7 +60,7 @@ impl Registry {
     }
 
     pub fn kill(&mut self) {
-        self.child.kill().unwrap();
+        drop(self.child.kill());
         self.child.wait().unwrap();
     }
 
@@ -69,14 +69,25 @@ impl Registry {
         self.wait();
     }
 
-    /// Starts it again on the same port with TLS and a password file.
-    pub fn secure(&mut self, certificate: &str, key: &str, passwords: &str) {
+    /// Starts it again on the same port with more in the `http` part of its configuration (`tls: {…}`), and further
+    /// lines.
+    pub fn reconfigure(&mut self, http: &str, more: &str) {
         let text = std::fs::read_to_string(&self.config).unwrap();
-        let http = format!("http: {{addr: '{}', tls: {{certificate: {certificate}, key: {key}}}}}", self.address);
-        let text = text.replace(&format!("http: {{addr: '{}'}}", self.address), &http);
-        let auth = format!("auth: {{htpasswd: {{realm: test, path: {passwords}}}}}\n");
-        std::fs::write(&self.config, text + &auth).unwrap();
+        let head: String = text.lines().take(3).map(|line| format!("{line}\n")).collect();
+        std::fs::write(&self.config, format!("{head}http: {{addr: '{}', {http}}}\n{more}\n", self.address)).unwrap();
+        self.kill();
         self.restart();
+    }
+
+    /// With TLS and a password file.
+    pub fn secure(&mut self, certificate: &str, key: &str, passwords: &str) {
+        let auth = format!("auth: {{htpasswd: {{realm: test, path: {passwords}}}}}");
+        self.reconfigure(&format!("tls: {{certificate: {certificate}, key: {key}}}"), &auth);
+    }
+
+    /// One line for each request since the start.
+    pub fn access_log(&self) -> String {
+        std::fs::read_to_string(self.config.with_file_name("access.log")).unwrap()
     }
 
     pub fn name(&self, rest: &str) -> gantry_images::Reference {
@@ -124,7 +135,8 @@ impl Registry {
 fn spawn(config: &Path) -> Child {
     let mut command = Command::new("/usr/bin/docker-registry");
     command.arg("serve").arg(config).env("OTEL_TRACES_EXPORTER", "none");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    let log = std::fs::File::create(config.with_file_name("access.log")).unwrap();
+    command.stdin(Stdio::null()).stdout(log).stderr(Stdio::null()).spawn().unwrap()
 }
 
 fn client() -> reqwest::Client {

@@ -29,8 +29,10 @@ pub(super) async fn start(
     wanted: &Descriptor,
     offset: u64,
     progress: &Progress,
-    distrusted: Vec<usize>,
+    mut distrusted: Vec<usize>,
 ) -> Result<Content> {
+    // Whoever began is the most likely to have sent what was wrong.
+    distrusted.reverse();
     let mut download = Download {
         registry: registry.clone(),
         wanted: wanted.clone(),
@@ -53,7 +55,7 @@ struct Download {
     at: u64,
     interruptions: u32,
     counted_from: u64,
-    /// Endpoints to be asked after the others.
+    /// Endpoints to be asked after the others, the last one at the very end.
     last: Vec<usize>,
     /// The last answer's, with who sent it.
     etag: Option<(usize, String)>,
@@ -110,7 +112,7 @@ impl Download {
         }
         tracing::debug!(blob = %self.wanted.digest, at = self.at, why, "a download is continued");
         (self.progress)(Event::Retry { layer: self.wanted.digest.clone(), why });
-        tokio::time::sleep(failure::pause(self.interruptions)).await;
+        tokio::time::sleep(failure::pause(self.interruptions.min(4))).await;
         Ok(())
     }
 
@@ -118,7 +120,7 @@ impl Download {
     async fn open(&mut self) -> Result<()> {
         let shared = &self.registry.shared;
         let mut order = self.registry.order(|endpoint| endpoint.can_pull);
-        order.sort_by_key(|at| self.last.contains(at));
+        order.sort_by_key(|at| self.last.iter().rposition(|last| last == at).map_or(0, |place| place + 1));
         let request = Request::get(format!("{}/blobs/{}", shared.path, self.wanted.digest));
         let what = self.registry.named(&format!("blob {}", self.wanted.digest));
         let budget = shared.connections.network.retry_for;
@@ -197,6 +199,14 @@ async fn rest(
             endpoint.note_no_ranges();
             let why = Error::new(Kind::Invalid, "the server sent another range than the one asked for");
             Err(if ranged { Failure::passing(why) } else { Failure::lasting(why) })
+        }
+        (StatusCode::OK, _) if response.content_length().is_some_and(|length| length < wanted.size) => {
+            let why = format!(
+                "{} bytes, its descriptor promised {}",
+                response.content_length().unwrap_or_default(),
+                wanted.size
+            );
+            Err(Failure::lasting(Error::new(Kind::Invalid, why)))
         }
         (StatusCode::OK, _) => Ok(Opened { etag, body: skipping(response, at) }),
         (status, _) => {

@@ -70,7 +70,7 @@ impl Login {
             Some(Lookup { auth: Some(_), origin }) => format!("{origin} were not accepted"),
             Some(Lookup { auth: None, origin }) => origin.clone(),
             None if self.given.is_some() => "the credentials given with the pull were not accepted".into(),
-            None => "it asked for none of the ways to log in that are supported".into(),
+            None => "no credentials were sent, it asked for none in a way that is supported".into(),
         }
     }
 }
