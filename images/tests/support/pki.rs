@@ -52,7 +52,8 @@ impl Pki {
         let line = format!(
             "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -keyout {name}.key -out {name}.pem -subj"
         );
-        self.openssl(&line, &[&[&format!("/CN=gantry test {name}")], more].concat());
+        let subject = format!("/CN=gantry test {name}");
+        self.openssl(&line, &[&[subject.as_str()], more].concat());
     }
 
     /// `NAME.pem` and `NAME.key`, issued by an authority here (`ca` or another one that is its own). `san` as in

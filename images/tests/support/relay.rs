@@ -121,8 +121,12 @@ fn serve(mut here: TcpStream, to: SocketAddr, wanted: &str, log: &Mutex<Vec<Stri
             line => head.push(line.to_owned()),
         }
     }
-    if !head.iter().any(|line| line.split_once(": ").is_some_and(|(n, v)| format!("{}: {v}", n.to_lowercase()) == wanted)) {
-        let answer = b"HTTP/1.1 407 Who\r\nproxy-authenticate: Basic realm=x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    if !head
+        .iter()
+        .any(|line| line.split_once(": ").is_some_and(|(n, v)| format!("{}: {v}", n.to_lowercase()) == wanted))
+    {
+        let answer =
+            b"HTTP/1.1 407 Who\r\nproxy-authenticate: Basic realm=x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
         return drop(here.write_all(answer));
     }
     log.lock().unwrap().push(head[0].clone());
@@ -134,7 +138,9 @@ fn serve(mut here: TcpStream, to: SocketAddr, wanted: &str, log: &Mutex<Vec<Stri
         let path = words[1].splitn(4, '/').nth(3).unwrap_or_default();
         let rest = head[1..].iter().filter(|line| !line.to_lowercase().starts_with("proxy-"));
         let lines: String = rest.map(|line| format!("{line}\r\n")).collect();
-        there.write_all(format!("{} /{path} HTTP/1.1\r\nconnection: close\r\n{lines}\r\n", words[0]).as_bytes()).unwrap();
+        there
+            .write_all(format!("{} /{path} HTTP/1.1\r\nconnection: close\r\n{lines}\r\n", words[0]).as_bytes())
+            .unwrap();
     }
     join(here, there, |_| ());
 }

@@ -59,13 +59,14 @@ pub(super) enum Broken {
 pub(super) fn broken(why: &reqwest::Error) -> Broken {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(why);
     while let Some(cause) = next {
-        // An io::Error hides what it carries from `source`.
-        let carried = cause.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
-        let tls = cause.downcast_ref::<rustls::Error>().or(carried.and_then(|inner| inner.downcast_ref()));
-        match tls {
+        match cause.downcast_ref::<rustls::Error>() {
             Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => return Broken::NoTls,
             Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) => return Broken::Certificate,
-            _ => next = cause.source(),
+            // An io::Error hides what it carries from `source`.
+            _ => {
+                let carried = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+                next = carried.map(|inner| inner as _).or_else(|| cause.source());
+            }
         }
     }
     Broken::Transport
