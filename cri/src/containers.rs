@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_cri_api::{ContainerConfig, ContainerEventType, ContainerState, Mount, NamespaceMode, PodSandboxConfig};
+use gantry_cri_api::{ContainerConfig, ContainerEventType, ContainerState, NamespaceMode, PodSandboxConfig};
 use gantry_images::Image;
 use gantry_runtime::monitor::protocol::Create;
 use serde_json::Value;
@@ -20,7 +20,7 @@ use crate::convert::{self, Input, Places, Seccomp};
 use crate::error::{Context, Error, Kind, Result};
 use crate::node::{Container, Node, Pod, blocking, new_id, now};
 use crate::store::{ContainerRecord, Exit, PodRecord, gone, private_dir};
-use crate::{exits, host, pods, rootfs};
+use crate::{exits, host, pods, rootfs, volumes};
 
 /// How long a killed container may take to be gone. What takes longer is in the kernel's hands.
 const DYING: Duration = Duration::from_secs(10);
@@ -33,7 +33,7 @@ const DYING: Duration = Duration::from_secs(10);
 pub async fn create(
     node: &Arc<Node>,
     pod: &str,
-    config: ContainerConfig,
+    mut config: ContainerConfig,
     said: Option<PodSandboxConfig>,
 ) -> Result<String> {
     let pod = node.pod(pod)?;
@@ -46,6 +46,7 @@ pub async fn create(
         let why = format!("image {name:?} is an artifact ({kind}): it can be mounted as a volume, not run");
         return Err(Error::new(Kind::Invalid, why));
     }
+    volumes::pin(node, &mut config.mounts)?;
     let mut record = ContainerRecord::new(&new_id()?, &pod.id, config, now());
     record.image_id = image.id.clone();
     record.image_ref = image.repo_digests.first().unwrap_or(&image.id).clone();
@@ -70,6 +71,7 @@ fn check(config: &ContainerConfig) -> Result<()> {
     if config.metadata.as_ref().is_none_or(|meta| meta.name.is_empty()) {
         return Err(Error::new(Kind::Invalid, "config.metadata: needs a name"));
     }
+    volumes::check(&config.mounts)?;
     // A container that silently lacks the device that it was placed here for would be worse.
     match config.cdi_devices.first() {
         Some(device) => {
@@ -100,7 +102,7 @@ async fn build(node: &Arc<Node>, container: &Arc<Container>, pod: &Arc<PodRecord
     let root = node.images.rootfs(&image.id, &container.id).await?.path;
     node.fault("create-after-rootfs");
     let mut config = container.record.get().config.clone();
-    mount_images(node, container, &mut config.mounts).await?;
+    volumes::mount(node, container, &mut config.mounts).await?;
     let places = places(node, &container.pod, pod, &config).await?;
     let bundle = node.store.bundle(&container.pod.id, &container.id);
     let work =
@@ -212,24 +214,6 @@ async fn target(node: &Node, pod: &Pod, id: &str) -> Result<i32> {
     running
         .map(|c| c.pid)
         .ok_or_else(|| Error::new(Kind::WrongState, format!("target_id: container {id} does not run")))
-}
-
-/// Mounts images that are asked for as volumes and names them as sources, read-only.
-async fn mount_images(node: &Node, container: &Container, mounts: &mut [Mount]) -> Result<()> {
-    for (at, mount) in mounts.iter_mut().enumerate() {
-        let Some(spec) = mount.image.as_ref().filter(|spec| !spec.image.is_empty()) else { continue };
-        let image = node.images.image(&spec.image).ok_or_else(|| Error::not_found("image", &spec.image))?;
-        let root = node.images.rootfs(&image.id, &volume_key(&container.id, at)).await?.path;
-        let inside = mount.image_sub_path.clone();
-        let path = blocking(move || rootfs::beneath(&root, &inside)).await?;
-        mount.host_path = path.to_string_lossy().into_owned();
-        mount.readonly = true;
-    }
-    Ok(())
-}
-
-fn volume_key(container: &str, at: usize) -> String {
-    format!("{container}.volume-{at}")
 }
 
 /// Runs the container's program.
@@ -345,8 +329,7 @@ pub async fn remove(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> 
     let (owned, cgroup) = (Arc::clone(node), record.cgroup.clone());
     blocking(move || pods::delete_cgroup(&owned, &cgroup)).await.context(what)?;
     node.fault("remove-after-delete");
-    let volumes = (0..record.config.mounts.len()).filter(|at| record.config.mounts[*at].image.is_some());
-    for key in volumes.map(|at| volume_key(&container.id, at)).chain([container.id.clone()]) {
+    for key in volumes::keys(&record).into_iter().chain([container.id.clone()]) {
         node.images.release_rootfs(&key).await?;
     }
     node.fault("remove-after-rootfs");

@@ -13,6 +13,7 @@
 //! | [`serve`] | [`run`] |
 //! | `service` | the edge: decode, call, encode |
 //! | [`pods`], [`containers`], [`resources`] | the verbs |
+//! | [`volumes`] | images as volumes |
 //! | [`convert`], [`rootfs`], [`host`], [`files`] | DECIDE, pure; and the facts that it needs |
 //! | [`node`], [`kept`], [`store`] | what is known, in memory and on disk |
 //! | [`monitor`], [`exits`], [`recover`] | what monitors tell; start-up after whatever happened |
@@ -45,6 +46,7 @@ pub mod stats;
 pub mod store;
 pub mod streaming;
 pub mod streams;
+pub mod volumes;
 
 pub use config::Config;
 pub use error::{Error, Kind, Result};
