@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long making a container may take: mounts of slow disks and hooks are part of it.
 const CREATE_PATIENCE: Duration = Duration::from_secs(120);
 
+/// The runtime's root in a pod's directory.
+const RUNTIME: &str = "runtime";
+
 /// One pod's monitor, by its directory. Cheap; holds no connection.
 #[derive(Clone, Debug)]
 pub struct Monitor {
@@ -56,6 +59,11 @@ impl Monitor {
     /// The monitor of the pod with this run directory, whether it lives or not.
     pub fn at(dir: &Path) -> Self {
         Self { dir: dir.to_owned() }
+    }
+
+    /// Where the runtime keeps the state of the pod's containers.
+    pub fn runtime_root(&self) -> PathBuf {
+        self.dir.join(RUNTIME)
     }
 
     /// Starts it; it listens when this returns.
@@ -93,7 +101,7 @@ impl Monitor {
         let (dir, name) = (self.dir.clone(), id.to_owned());
         blocking(PATIENCE, format!("delete container {id}"), move || match Client::connect(&dir) {
             Ok(client) => client.delete(&name, true),
-            Err(_) => gantry_runtime::delete(&dir.join("runtime"), &name, true),
+            Err(_) => gantry_runtime::delete(&dir.join(RUNTIME), &name, true),
         })
         .await
     }

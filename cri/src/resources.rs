@@ -1,20 +1,21 @@
-//! Limits of a container that change while it is there: the cgroup first, then the record.
+//! Limits that change while something is there: the runtime first, which knows what it has set, then the record.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use gantry_cri_api::{ContainerState, LinuxContainerResources};
-use gantry_runtime::cgroup::Cgroup;
+use gantry_runtime::UpdateRequest;
 use oci_spec::runtime::LinuxResources;
 
 use crate::convert;
 use crate::error::{Context, Error, Kind, Result};
 use crate::node::{Node, blocking};
+use crate::store::PodRecord;
 
 /// Puts new limits into force. A field that is 0 or empty stays as it was.
 ///
 /// # Errors
-/// [`Kind::NotFound`], [`Kind::WrongState`] once it has exited, [`Kind::Invalid`] for limits that contradict each other.
+/// [`Kind::NotFound`], [`Kind::WrongState`] once it has exited, [`Kind::Invalid`] for limits that contradict each other;
+/// what the kernel refuses (a limit below what is in use), and then the old limits are in force.
 pub async fn update(node: &Arc<Node>, id: &str, wanted: LinuxContainerResources) -> Result<()> {
     let container = node.container(id)?;
     let record = container.record.get();
@@ -24,10 +25,12 @@ pub async fn update(node: &Arc<Node>, id: &str, wanted: LinuxContainerResources)
     }
     let limits: LinuxResources =
         serde_json::from_value(convert::update(&wanted)?).context(|| "read the resources as OCI's")?;
-    let (layout, path) = (node.cgroups.clone(), record.cgroup.clone());
-    blocking(move || Ok(Cgroup::at(&layout, Path::new(&path))?.apply(&limits)?))
-        .await
-        .context(|| format!("update container {id}"))?;
+    let (root, name) = (container.pod.monitor.runtime_root(), container.id.clone());
+    let ignored =
+        blocking(move || Ok(gantry_runtime::update(&UpdateRequest { root: &root, id: &name, resources: &limits })?));
+    for what in ignored.await.context(|| format!("update container {id}"))? {
+        tracing::warn!(container = container.id, what, "a limit was passed over");
+    }
     container
         .amend(&node.store, move |record| {
             let old = record.resources.take().unwrap_or_default();
@@ -36,6 +39,26 @@ pub async fn update(node: &Arc<Node>, id: &str, wanted: LinuxContainerResources)
         })
         .await
         .map(drop)
+}
+
+/// Writes down what kubelet has set on the pod's own cgroup, which is kubelet's: nothing else is to be done.
+///
+/// # Errors
+/// [`Kind::NotFound`].
+pub async fn update_pod(
+    node: &Arc<Node>,
+    id: &str,
+    overhead: Option<LinuxContainerResources>,
+    resources: Option<LinuxContainerResources>,
+) -> Result<()> {
+    let change = move |record: &mut PodRecord| {
+        let linux = record.config.linux.get_or_insert_default();
+        // What is not told stays.
+        linux.overhead = overhead.or(linux.overhead.take());
+        linux.resources = resources.or(linux.resources.take());
+        true
+    };
+    node.pod(id)?.amend(&node.store, change).await.map(drop)
 }
 
 /// The limits in force after an update: a field that says nothing leaves the old one.

@@ -162,9 +162,40 @@ async fn a_log_goes_on_in_a_new_file_and_limits_change() {
     let memory = stats.unwrap().into_inner().stats.unwrap().memory.unwrap();
     let (free, used) = (memory.available_bytes.unwrap().value, memory.working_set_bytes.unwrap().value);
     assert_eq!(free + used, 64 << 20);
+
+    // One limit that the kernel refuses: then none changes, and the record says what is in force.
+    let wrong = api::LinuxContainerResources { cpu_shares: 300, cpuset_cpus: "4000".into(), ..Default::default() };
+    let request =
+        api::UpdateContainerResourcesRequest { container_id: id.clone(), linux: Some(wrong), ..Default::default() };
+    let why = kubelet.client.update_container_resources(request).await.unwrap_err();
+    assert!(why.message().contains("cpuset"), "{why}");
+    let told = kubelet.status(&id).await.resources.unwrap().linux.unwrap();
+    assert_eq!((told.memory_limit_in_bytes, told.cpu_shares, told.cpuset_cpus.as_str()), (64 << 20, 0, ""));
     kubelet.stop(&id, 0).await.unwrap();
     let request = api::ReopenContainerLogRequest { container_id: id.clone() };
     assert_eq!(kubelet.client.reopen_container_log(request).await.unwrap_err().code(), Code::FailedPrecondition);
+    kubelet.destroy(&pod).await;
+}
+
+#[tokio::test]
+async fn what_kubelet_sets_on_a_pod_is_written_down() {
+    need_root!();
+    let house = House::new("podlimits").await;
+    let mut kubelet = Kubelet::of(&house).await;
+    let pod = kubelet.run(&house.pod("podlimits")).await;
+    let limits = |bytes| Some(api::LinuxContainerResources { memory_limit_in_bytes: bytes, ..Default::default() });
+    for (overhead, resources) in [(limits(1 << 20), limits(64 << 20)), (None, limits(32 << 20))] {
+        let request = api::UpdatePodSandboxResourcesRequest { pod_sandbox_id: pod.clone(), overhead, resources };
+        kubelet.client.update_pod_sandbox_resources(request).await.unwrap();
+    }
+    let request = api::PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: true };
+    let info = kubelet.client.pod_sandbox_status(request).await.unwrap().into_inner().info;
+    let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
+    let linux = &info["config"]["linux"];
+    assert_eq!(linux["overhead"]["memory_limit_in_bytes"], 1 << 20, "{linux}");
+    assert_eq!(linux["resources"]["memory_limit_in_bytes"], 32 << 20, "{linux}");
+    let request = api::UpdatePodSandboxResourcesRequest { pod_sandbox_id: "0123".into(), ..Default::default() };
+    assert_eq!(kubelet.client.update_pod_sandbox_resources(request).await.unwrap_err().code(), Code::NotFound);
     kubelet.destroy(&pod).await;
 }
 

@@ -366,8 +366,13 @@ impl RuntimeService for Service {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<api::UpdatePodSandboxResourcesRequest>,
+        request: Request<api::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<api::UpdatePodSandboxResourcesResponse> {
-        not_offered("updating a pod's resources")
+        let (node, request) = (Arc::clone(&self.node), request.into_inner());
+        to_the_end(async move {
+            resources::update_pod(&node, &request.pod_sandbox_id, request.overhead, request.resources).await
+        })
+        .await?;
+        Ok(Response::new(api::UpdatePodSandboxResourcesResponse {}))
     }
 }
