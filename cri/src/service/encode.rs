@@ -1,9 +1,11 @@
 //! Records as CRI messages; pure.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use gantry_cri_api as api;
 use gantry_images::Image;
+use serde_json::{Value, json};
 
 use crate::store::{ContainerRecord, PodRecord};
 
@@ -114,6 +116,28 @@ pub(super) fn image(image: &Image) -> api::Image {
     }
 }
 
+/// The namespaces that a pod has of its own, as an OCI specification names them.
+pub(super) fn namespaces(record: &PodRecord, dir: &Path) -> Value {
+    let own = |kind: &str, file: &str| json!({"type": kind, "path": dir.join(file)});
+    let mut list = Vec::new();
+    if !record.host_network() {
+        list.extend([own("network", "net"), own("uts", "uts")]);
+    }
+    if record.namespaces().ipc() != api::NamespaceMode::Node {
+        list.push(own("ipc", "ipc"));
+    }
+    Value::Array(list)
+}
+
+/// The pod's addresses as containerd tells the result of CNI; null on the host's network.
+pub(super) fn addresses(record: &PodRecord, dir: &Path) -> Value {
+    if record.host_network() {
+        return Value::Null;
+    }
+    let addresses: Vec<Value> = record.ips.iter().map(|ip| json!({"IP": ip})).collect();
+    json!({"Interfaces": {"eth0": {"IPConfigs": addresses, "Sandbox": dir.join("net")}}})
+}
+
 /// Whether every label that is wanted is there.
 pub(super) fn labels_fit(labels: &HashMap<String, String>, wanted: &HashMap<String, String>) -> bool {
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
@@ -169,6 +193,26 @@ mod tests {
         assert!(!fits(api::ContainerFilter { label_selector: other, ..Default::default() }));
         let running = Some(ContainerStateValue { state: ContainerState::ContainerRunning as i32 });
         assert!(!fits(api::ContainerFilter { state: running, ..Default::default() }));
+    }
+
+    #[test]
+    fn tools_find_a_pods_namespaces_and_addresses() {
+        let mut record = PodRecord::new("p", PodSandboxConfig::default(), "", 1);
+        record.ips = vec!["10.0.0.2".into()];
+        let dir = Path::new("/run/netns/p");
+        let expected = json!([
+            {"type": "network", "path": "/run/netns/p/net"}, {"type": "uts", "path": "/run/netns/p/uts"},
+            {"type": "ipc", "path": "/run/netns/p/ipc"},
+        ]);
+        assert_eq!(namespaces(&record, dir), expected);
+        let interface = json!({"IPConfigs": [{"IP": "10.0.0.2"}], "Sandbox": "/run/netns/p/net"});
+        assert_eq!(addresses(&record, dir), json!({"Interfaces": {"eth0": interface}}));
+        let node = api::NamespaceMode::Node as i32;
+        let options = api::NamespaceOption { network: node, ipc: node, ..Default::default() };
+        let security = api::LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
+        let linux = api::LinuxPodSandboxConfig { security_context: Some(security), ..Default::default() };
+        record.config.linux = Some(linux);
+        assert_eq!((namespaces(&record, dir), addresses(&record, dir)), (json!([]), Value::Null));
     }
 
     #[test]

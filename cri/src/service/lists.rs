@@ -98,6 +98,9 @@ impl Service {
             "netns": if record.host_network() { Value::Null } else { json!(pod.netns.join("net")) },
             "runDir": self.node.store.run_dir(&pod.id),
             "runtimeHandler": record.runtime_handler,
+            // Where tools made for containerd look for the pod's namespaces and addresses.
+            "runtimeSpec": { "linux": { "namespaces": encode::namespaces(&record, &pod.netns) } },
+            "cniResult": encode::addresses(&record, &pod.netns),
         });
         HashMap::from([("info".to_owned(), info.to_string())])
     }

@@ -1,12 +1,14 @@
 //! The edge: gRPC requests are decoded, a verb is called, its result is encoded. Nothing is decided here.
 //!
-//! [`runtime`] and [`image`] are the two services; [`encode`] turns records into messages. What may not stop half-way
+//! [`runtime`] and [`image`] are the two services; [`encode`] turns records into messages, [`status`] tells of
+//! the server itself. What may not stop half-way
 //! runs on a task of its own, so that a client that hangs up leaves nothing half done.
 
 mod encode;
 mod image;
 mod lists;
 mod runtime;
+mod status;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use gantry_cri_api::runtime_service_server::RuntimeService;
 use tokio_stream::wrappers::BroadcastStream;
 use tonic::{Request, Response, Status};
 
-use super::{Service, Streaming, chunks, encode, not_offered};
+use super::{Service, Streaming, chunks, encode, not_offered, status};
 use crate::error::{Error, Kind};
 use crate::node::{now, to_the_end};
 use crate::streaming::Streams;
@@ -270,35 +270,7 @@ impl RuntimeService for Service {
     }
 
     async fn status(&self, request: Request<api::StatusRequest>) -> Answer<api::StatusResponse> {
-        let network = self.node.network.status().await;
-        let condition = |name: &str, ready: bool, message: String| api::RuntimeCondition {
-            r#type: name.to_owned(),
-            status: ready,
-            reason: if ready { String::new() } else { "NetworkPluginNotReady".to_owned() },
-            message,
-        };
-        let conditions = vec![
-            condition("RuntimeReady", true, String::new()),
-            condition("NetworkReady", network.ready, network.message),
-        ];
-        let info = match request.into_inner().verbose {
-            true => HashMap::from([("config".to_owned(), serde_json::json!(self.node.config).to_string())]),
-            false => HashMap::new(),
-        };
-        let features =
-            || Some(api::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false });
-        let handlers =
-            pods::HANDLERS.iter().map(|name| api::RuntimeHandler { name: (*name).to_owned(), features: features() });
-        Ok(Response::new(api::StatusResponse {
-            status: Some(api::RuntimeStatus { conditions }),
-            info,
-            runtime_handlers: handlers.collect(),
-            features: Some(api::RuntimeFeatures {
-                supplemental_groups_policy: true,
-                user_namespaces_host_network: false,
-                mount_options: true,
-            }),
-        }))
+        Ok(Response::new(status::of(&self.node, request.into_inner().verbose).await))
     }
 
     async fn runtime_config(&self, _: Request<api::RuntimeConfigRequest>) -> Answer<api::RuntimeConfigResponse> {
