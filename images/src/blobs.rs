@@ -57,6 +57,11 @@ impl Blobs {
         }
     }
 
+    /// There is something with the blob's name.
+    pub(crate) fn exists(&self, digest: &Digest) -> bool {
+        std::fs::symlink_metadata(self.path(digest)).is_ok()
+    }
+
     /// Opens a blob for reading.
     pub(crate) fn read(&self, digest: &Digest) -> Result<File> {
         File::open(self.path(digest)).context(|| format!("blob {digest}"))
@@ -97,24 +102,6 @@ impl Blobs {
             Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(0),
             other => other.context(|| format!("remove blob {digest}")).map(|()| bytes),
         }
-    }
-
-    /// Reads a whole blob; `false`, and the blob is gone, if it is not what its name says.
-    pub(crate) fn verify(&self, digest: &Digest) -> Result<bool> {
-        use std::io::Read as _;
-        let (mut from, mut hasher) = (self.read(digest)?, Hasher::new(digest.algorithm()));
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            match from.read(&mut buffer).context(|| format!("read blob {digest}"))? {
-                0 => break,
-                count => hasher.update(&buffer[..count]),
-            }
-        }
-        let good = hasher.finish() == *digest;
-        if !good {
-            self.remove(digest)?;
-        }
-        Ok(good)
     }
 
     /// Every blob with its bytes on disk.

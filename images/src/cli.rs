@@ -9,6 +9,7 @@ mod show;
 mod table;
 mod transfer;
 mod upkeep;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -54,7 +55,7 @@ async fn run(command: &str, request: &Request, config: Config) -> Result<String>
         "rm" => local::remove(request, &store).await,
         "df" => upkeep::usage(request, &store).await,
         "prune" => upkeep::prune(request, &store).await,
-        _ => upkeep::verify(request, &store).await,
+        _ => verify::verify(request, &store).await,
     }
 }
 
@@ -87,6 +88,11 @@ mod tests {
         run("rm web:1 web:3").await.unwrap();
         run("inspect web:2").await.unwrap();
         assert_eq!(run("inspect web:1").await.unwrap_err().kind(), Kind::NotFound);
+        run("verify --json").await.unwrap();
+        let blob = std::fs::read_dir(dir.path().join("store/blobs/sha256")).unwrap().next().unwrap().unwrap().path();
+        std::fs::write(&blob, "damage").unwrap();
+        assert_eq!(run("verify").await.unwrap_err().kind(), Kind::Invalid);
+        run("import DIR/oci").await.unwrap();
         run("verify").await.unwrap();
         run("export web:2 --output DIR/out.tar").await.unwrap();
         assert_eq!(run("export web:2 --output DIR/out.tar").await.unwrap_err().kind(), Kind::Conflict, "overwritten");

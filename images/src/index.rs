@@ -187,6 +187,12 @@ impl<T> Index<T> {
         Ok(result)
     }
 
+    /// Writes the same record again, so that every process looks anew at what it names. Blocking.
+    pub(crate) fn refresh(&self) -> Result<()> {
+        let _held = self.hold()?;
+        self.write(&self.read()?)
+    }
+
     fn hold(&self) -> Result<File> {
         let what = || format!("lock {}", self.lock.display());
         let mut options = File::options();

@@ -10,8 +10,8 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufReader, Read};
-use std::os::fd::AsFd as _;
+use std::io::Read;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,15 +19,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{LayerForm, Limits};
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
 use crate::disk::{self, GroupSync};
 use crate::erofs::either::{Either, Unfinished};
-use crate::error::{Context, Error, Kind, Result, through_io};
+use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
-use crate::rootfs::file_mount;
+use crate::pour::pour;
+use crate::rootfs::file_mount::{self, Detached};
 use crate::unpack::directory::Directory;
 use crate::unpack::target::Target;
-use crate::unpack::{self, Summary, borrowed::Borrowed, names::Names, tar::Archive, tree};
+use crate::unpack::{self, Summary, borrowed::Borrowed, names::Names, tree};
 
 /// The file of a layer that is an image.
 const IMAGE: &str = "image.erofs";
@@ -45,6 +46,13 @@ impl Key {
     /// A layer that depends on those below it.
     pub(crate) fn chained(chain_id: &Digest) -> Self {
         Self(format!("c-{}", chain_id.hex()))
+    }
+}
+
+impl Key {
+    /// Another name for the layer when it is out of use.
+    pub(crate) fn aside(&self, number: u64) -> Self {
+        Self(format!("{}~{number}", self.0))
     }
 }
 
@@ -115,10 +123,10 @@ pub(crate) struct Layers {
 
 /// A layer that is unpacked but not visible yet; deleted when dropped.
 pub(crate) struct Unpacked {
-    dir: Option<PathBuf>,
+    pub(crate) dir: Option<PathBuf>,
     /// Held so that no other process takes the directory for garbage.
     _lock: File,
-    facts: Facts,
+    pub(crate) facts: Facts,
     implied: Names,
     whited: Names,
     borrowed: Borrowed,
@@ -134,6 +142,13 @@ pub(crate) struct Position {
     pub(crate) lowest: bool,
     /// The layer of an artifact is this file and no archive.
     pub(crate) file: Option<crate::artifact::File>,
+}
+
+impl Position {
+    /// The two names that the layer may have here.
+    pub(crate) fn keys(&self) -> [Key; 2] {
+        [Key::alone(&self.diff_id), Key::chained(&self.chain_id)]
+    }
 }
 
 impl Layers {
@@ -192,7 +207,7 @@ impl Layers {
             let facts = self.facts(key).ok().flatten();
             facts.is_some_and(|facts| facts.diff_id == position.diff_id) && self.form(key).is_some()
         };
-        [Key::alone(&position.diff_id), Key::chained(&position.chain_id)].into_iter().find(suits)
+        position.keys().into_iter().find(suits)
     }
 
     /// What is known about a layer; `None` if it is not there.
@@ -224,8 +239,34 @@ impl Layers {
         position: &Position,
         limits: &Limits,
     ) -> Result<Unpacked> {
+        let (mut unpacked, dir, root) = self.begin(position)?;
+        let summary = match &position.file {
+            Some(file) => crate::artifact::place(input, size, file, root)?,
+            None if self.form == Form::Image => {
+                let mut image = File::options();
+                let image = image.read(true).write(true).create_new(true).open(dir.join(IMAGE));
+                let mut target = Either::new(image.context(|| "make the layer's image")?, root)?;
+                let summary = pour(input, size, position, limits, &mut target)?;
+                unpacked.open = target.unfinished();
+                if unpacked.open.is_none() {
+                    std::fs::remove_file(dir.join(IMAGE)).context(|| "remove an image that was given up")?;
+                }
+                summary
+            }
+            None => pour(input, size, position, limits, &mut Directory::new(root))?,
+        };
+        unpacked.note(summary);
+        if unpacked.is_alone() {
+            // What an image keeps in memory is not kept while other layers are waited for.
+            unpacked.close(&dir, &position.diff_id)?;
+        }
+        Ok(unpacked)
+    }
+
+    /// An empty layer, its directory, and the open root of its files.
+    pub(crate) fn begin(&self, position: &Position) -> Result<(Unpacked, PathBuf, OwnedFd)> {
         let (dir, lock) = self.new_dir()?;
-        let mut unpacked = Unpacked {
+        let unpacked = Unpacked {
             dir: Some(dir.clone()),
             _lock: lock,
             facts: Facts {
@@ -248,34 +289,7 @@ impl Layers {
         std::fs::create_dir(&diff).context(|| "make the layer's directory")?;
         let root = disk::open_dir(&diff)?;
         rustix::fs::fchmod(&root, rustix::fs::Mode::from(0o755)).context(|| "chmod the layer's directory")?;
-        let summary = match &position.file {
-            Some(file) => crate::artifact::place(input, size, file, root)?,
-            None if self.form == Form::Image => {
-                let mut image = File::options();
-                let image = image.read(true).write(true).create_new(true).open(dir.join(IMAGE));
-                let mut target = Either::new(image.context(|| "make the layer's image")?, root)?;
-                let summary = pour(input, size, position, limits, &mut target)?;
-                unpacked.open = target.unfinished();
-                if unpacked.open.is_none() {
-                    std::fs::remove_file(dir.join(IMAGE)).context(|| "remove an image that was given up")?;
-                }
-                summary
-            }
-            None => pour(input, size, position, limits, &mut Directory::new(root))?,
-        };
-        unpacked.facts.bytes = summary.bytes;
-        unpacked.facts.inodes = summary.inodes;
-        unpacked.facts.whiteouts = summary.whiteouts;
-        unpacked.facts.root = summary.root;
-        unpacked.facts.hides_all = summary.hides_all;
-        unpacked.implied = summary.implied;
-        unpacked.whited = summary.whited;
-        unpacked.borrowed = summary.borrowed;
-        if unpacked.is_alone() {
-            // What an image keeps in memory is not kept while other layers are waited for.
-            unpacked.close(&dir, &position.diff_id)?;
-        }
-        Ok(unpacked)
+        Ok((unpacked, dir, root))
     }
 
     /// Makes an unpacked layer visible: durable first, then named. `below` are the layers under it, lowest first.
@@ -290,17 +304,7 @@ impl Layers {
         let alone = unpacked.is_alone();
         let key = if alone { Key::alone(&position.diff_id) } else { Key::chained(&position.chain_id) };
         if !below.is_empty() {
-            let mut mounted = Vec::new();
-            let mut views = Vec::with_capacity(below.len());
-            for key in below.iter().rev() {
-                views.push(match self.form(key) {
-                    Some(Form::Image) => {
-                        mounted.push(file_mount::detached(&self.image(key))?);
-                        mounted[mounted.len() - 1].path()
-                    }
-                    _ => self.diff(key),
-                });
-            }
+            let (_mounted, views) = self.below(below)?;
             unpacked.rest_on(&dir.join("diff"), &views)?;
         }
         unpacked.close(&dir, if alone { &position.diff_id } else { &position.chain_id })?;
@@ -326,6 +330,22 @@ impl Layers {
         }
         disk::sync_dir(&self.root.join("layers"))?;
         Ok(key)
+    }
+
+    /// How layers, given lowest first, are seen from above: highest first. Images are mounted where nobody else sees them.
+    pub(crate) fn below(&self, layers: &[Key]) -> Result<(Vec<Detached>, Vec<PathBuf>)> {
+        let mut mounted = Vec::new();
+        let mut views = Vec::with_capacity(layers.len());
+        for key in layers.iter().rev() {
+            views.push(match self.form(key) {
+                Some(Form::Image) => {
+                    mounted.push(file_mount::detached(&self.image(key))?);
+                    mounted[mounted.len() - 1].path()
+                }
+                _ => self.diff(key),
+            });
+        }
+        Ok((mounted, views))
     }
 
     /// Every unpacked layer.
@@ -387,6 +407,18 @@ impl Unpacked {
         self.implied.is_empty() && self.facts.whiteouts == 0 && self.borrowed.is_empty()
     }
 
+    /// Takes note of what unpacking has found.
+    pub(crate) fn note(&mut self, summary: Summary) {
+        self.facts.bytes = summary.bytes;
+        self.facts.inodes = summary.inodes;
+        self.facts.whiteouts = summary.whiteouts;
+        self.facts.root = summary.root;
+        self.facts.hides_all = summary.hides_all;
+        self.implied = summary.implied;
+        self.whited = summary.whited;
+        self.borrowed = summary.borrowed;
+    }
+
     /// Completes an image, or what has become of it. `name` is what the layer is kept under.
     fn close(&mut self, dir: &Path, name: &Digest) -> Result<()> {
         let Some(mut open) = self.open.take() else { return Ok(()) };
@@ -401,7 +433,7 @@ impl Unpacked {
 
     /// What the layers below, highest first, have to say: files that are linked to, looks of directories, and which
     /// whiteouts hide something.
-    fn rest_on(&mut self, diff: &Path, below: &[PathBuf]) -> Result<()> {
+    pub(crate) fn rest_on(&mut self, diff: &Path, below: &[PathBuf]) -> Result<()> {
         if !self.borrowed.is_empty() {
             // Files of other layers come in: an image is written in one pass and is over by now.
             if let Some(mut open) = self.open.take() {
@@ -441,59 +473,4 @@ pub(crate) fn remove_tree(path: &Path) -> std::io::Result<()> {
     fault::point("remove a tree")?;
     let name = std::ffi::CString::new(name.as_bytes())?;
     Ok(tree::remove_all(parent.as_fd(), &name)?)
-}
-
-fn pour<T: Target>(
-    input: &mut dyn Read,
-    size: u64,
-    position: &Position,
-    limits: &Limits,
-    target: &mut T,
-) -> Result<Summary> {
-    const BUFFER: usize = 256 << 10;
-    let plain = unpack::packing::decompress(BufReader::with_capacity(BUFFER, input), limits.zstd_window)?;
-    let checked = Checked {
-        inner: plain,
-        hasher: Hasher::new(position.diff_id.algorithm()),
-        count: 0,
-        most: limits.unpacked_bytes.min(size.saturating_mul(limits.ratio).max(64 << 20)),
-    };
-    let mut archive = Archive::new(BufReader::with_capacity(BUFFER, checked));
-    let options = unpack::Options { lowest: position.lowest, entries: limits.entries };
-    let summary = unpack::write(&mut archive, target, options)?;
-    let mut rest = archive.into_source();
-    std::io::copy(&mut rest, &mut std::io::sink()).context(|| "read the layer to its end")?;
-    let found = rest.into_inner().hasher.finish();
-    match found == position.diff_id {
-        true => Ok(summary),
-        false => {
-            let why = format!("layer: its content is {found}, the image says {}", position.diff_id);
-            Err(Error::new(Kind::Invalid, why))
-        }
-    }
-}
-
-/// Digests what passes and ends it at a limit.
-struct Checked<R> {
-    inner: R,
-    hasher: Hasher,
-    count: u64,
-    most: u64,
-}
-
-impl<R: Read> Read for Checked<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.inner.read(buffer).map_err(|why| match why.kind() {
-            std::io::ErrorKind::Interrupted => why,
-            _ if why.get_ref().is_some_and(|inner| inner.is::<Error>()) => why,
-            _ => through_io(Error::caused(Kind::Invalid, "decompress the layer", why)),
-        })?;
-        self.hasher.update(&buffer[..count]);
-        self.count += count as u64;
-        if self.count > self.most {
-            let why = format!("layer: more than {} bytes unpacked", self.most);
-            return Err(through_io(Error::new(Kind::TooLarge, why)));
-        }
-        Ok(count)
-    }
 }

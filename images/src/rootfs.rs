@@ -40,6 +40,16 @@ pub(crate) struct Record {
     /// For a mount, where it is, and whether it can be written to.
     #[serde(default)]
     pub(crate) mount: Option<(PathBuf, bool)>,
+    /// Layers that were found damaged and replaced while this was mounted: it goes on with them until it is released.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) aside: Vec<Key>,
+}
+
+impl Record {
+    /// Whatever it stands on.
+    fn all_layers(self) -> Vec<Key> {
+        self.layers.into_iter().chain(self.aside).collect()
+    }
 }
 
 /// What a root filesystem is to be.
@@ -137,10 +147,30 @@ impl Rootfses {
         Ok(all)
     }
 
+    /// The directories of the mounted root filesystems, of containers and others, that have a layer underneath.
+    pub(crate) fn over(&self, layer: &Key) -> Result<Vec<PathBuf>> {
+        let mut users = Vec::new();
+        for (home, record) in self.everywhere()? {
+            let elsewhere = record.mount.as_ref().map(|(at, _)| overlay::is_mounted(at)).transpose()?;
+            let mounted = elsewhere.unwrap_or(false) || overlay::is_mounted(&home.join("merged"))?;
+            if mounted && record.layers.contains(layer) {
+                users.push(home);
+            }
+        }
+        Ok(users)
+    }
+
+    /// Notes that a mounted root filesystem needs a layer that was taken out of use.
+    pub(crate) fn keep(&self, home: &Path, aside: &Key) -> Result<()> {
+        let Some(mut record) = read(home)? else { return Ok(()) };
+        record.aside.push(aside.clone());
+        create(home, &record)
+    }
+
     /// The layers under all root filesystems but the one in the directory `but`.
     pub(crate) fn needed(&self, but: Option<&Path>) -> Result<BTreeSet<Key>> {
         let others = self.everywhere()?.into_iter().filter(|(home, _)| Some(home.as_path()) != but);
-        Ok(others.flat_map(|(_, record)| record.layers).collect())
+        Ok(others.flat_map(|(_, record)| record.all_layers()).collect())
     }
 
     /// Makes a root filesystem and mounts it on its `merged`. One that is there is left as it is.
@@ -161,8 +191,9 @@ impl Rootfses {
                     layers: wanted.layers.clone(),
                     copy: wanted.driver == RootfsDriver::Copy,
                     mount: wanted.mount.clone(),
+                    aside: Vec::new(),
                 };
-                self.create(&paths, &record)?;
+                create(&paths.home, &record)?;
                 record
             }
         };
@@ -182,7 +213,7 @@ impl Rootfses {
             Err(why) if why.kind() == Kind::Unsupported && !record.copy && wanted.driver == RootfsDriver::Auto => {
                 tracing::warn!(key, %why, "no overlay is possible: the image is copied");
                 record.copy = true;
-                self.create(&paths, &record)?;
+                create(&paths.home, &record)?;
                 remove_tree(&paths.merged).context(|| format!("rootfs {key}"))?;
                 copied(&paths, &highest_first, &views, wanted, store)?;
             }
@@ -221,17 +252,6 @@ impl Rootfses {
         mounted
     }
 
-    fn create(&self, paths: &Paths, record: &Record) -> Result<()> {
-        let what = || format!("write {}", paths.home.join("record.json").display());
-        fault::point("make a rootfs").context(what)?;
-        disk::private_dir(&paths.home)?;
-        let body = serde_json::to_vec(record).map_err(|why| Error::caused(Kind::System, "record of a rootfs", why))?;
-        // Not synced: a power cut ends the container that it is for, and syncing costs more than mounting.
-        let (temporary, path) = (paths.home.join(".record.json"), paths.home.join("record.json"));
-        fault::point("write a rootfs record").and_then(|()| std::fs::write(&temporary, body)).context(what)?;
-        disk::rename(&temporary, &path).context(what)
-    }
-
     /// Unmounts and deletes; a missing key is success.
     pub(crate) fn release(&self, key: &str, store: &Layers) -> Result<()> {
         let paths = self.paths(key);
@@ -244,7 +264,7 @@ impl Rootfses {
         let what = || format!("remove rootfs {key}");
         if let Some(record) = self.record(key)? {
             fault::point("unmount images of layers").context(what)?;
-            store.unview(&record.layers, || self.needed(Some(&paths.home))).context(what)?;
+            store.unview(&record.all_layers(), || self.needed(Some(&paths.home))).context(what)?;
         }
         // The record goes last: until then the layers underneath stay protected and the next attempt finds the key.
         for dir in [&paths.upper, &paths.work, &paths.merged] {
@@ -252,6 +272,17 @@ impl Rootfses {
         }
         remove_tree(&paths.home).context(what)
     }
+}
+
+fn create(home: &Path, record: &Record) -> Result<()> {
+    let what = || format!("write {}", home.join("record.json").display());
+    fault::point("make a rootfs").context(what)?;
+    disk::private_dir(home)?;
+    let body = serde_json::to_vec(record).map_err(|why| Error::caused(Kind::System, "record of a rootfs", why))?;
+    // Not synced: a power cut ends the container that it is for, and syncing costs more than mounting.
+    let (temporary, path) = (home.join(".record.json"), home.join("record.json"));
+    fault::point("write a rootfs record").and_then(|()| std::fs::write(&temporary, body)).context(what)?;
+    disk::rename(&temporary, &path).context(what)
 }
 
 fn read(home: &Path) -> Result<Option<Record>> {

@@ -244,25 +244,6 @@ impl Store {
         }
     }
 
-    /// Reads every blob and compares it with its digest. Those that are damaged are removed, so that the next pull
-    /// fetches them again, and returned.
-    ///
-    /// # Errors
-    /// [`Kind::System`] for the disk.
-    pub async fn verify(&self) -> Result<Vec<Digest>> {
-        let shared = self.shared.clone();
-        blocking(move || {
-            let mut damaged = Vec::new();
-            for (digest, _) in shared.blobs.list()? {
-                if !shared.blobs.verify(&digest)? {
-                    damaged.push(digest);
-                }
-            }
-            Ok(damaged)
-        })
-        .await
-    }
-
     /// Space that blobs and unpacked layers take (not the containers' own writes). Taken from records, not measured, so
     /// that it may be asked often.
     ///
@@ -334,7 +315,7 @@ impl Store {
     }
 
     /// The layers of an image, lowest first; what is missing is unpacked from its blobs.
-    async fn unpacked(&self, image_id: &str, lease: &mut Lease) -> Result<Vec<Key>> {
+    pub(crate) async fn unpacked(&self, image_id: &str, lease: &mut Lease) -> Result<Vec<Key>> {
         let record = self.shared.index.load()?.0;
         let entry = record.images.iter().find(|entry| entry.config.to_string() == image_id);
         let entry = entry.ok_or_else(|| Error::new(Kind::NotFound, format!("image {image_id} is not here")))?;

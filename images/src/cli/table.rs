@@ -170,9 +170,14 @@ pub(super) const COMMANDS: &[Command] = &[
         name: "verify",
         aliases: &["check"],
         arguments: "",
-        what: "read everything and compare it with its digests; what is damaged is removed and listed",
-        flags: &[OUTPUT],
-        more: "",
+        what: "compare blobs with their digests and unpacked layers, file by file, with their blobs",
+        flags: &[
+            Flag("", "repair", "", "fetch again what is damaged, unpack again what differs; nothing else is touched"),
+            Flag("", "creds", "USER[:PASSWORD]", "credentials; without a password it is read from standard input"),
+            Flag("q", "quiet", "", "no progress"),
+            OUTPUT,
+        ],
+        more: "Damage is only told, and the exit code is 1, unless --repair brings everything back. A running container keeps\nthe files that it has.\n",
     },
     Command {
         name: "build",

@@ -116,7 +116,7 @@ async fn one(
 }
 
 /// `--creds` or `--user`; a password that is not there is read from standard input, since arguments are seen by all.
-fn credentials(request: &Request) -> Result<Option<Auth>> {
+pub(super) fn credentials(request: &Request) -> Result<Option<Auth>> {
     let given = match (request.one("creds")?, request.one("user")?) {
         (Some(_), Some(_)) => {
             return Err(Error::new(Kind::InvalidArgument, "--creds and --user: one of them is enough"));

@@ -1,4 +1,4 @@
-//! `gantry image prune`, `df` and `verify`: looking after the store.
+//! `gantry image prune` and `df`: looking after the store.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::request::Request;
 use super::show::{self, ago, part, percent, size};
 use crate::amount::Span;
 use crate::collect::Done;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::garbage::{Mark, Plan, Rules};
 use crate::store::{Store, Usage, now};
 
@@ -213,23 +213,6 @@ fn df_json(rows: &[Row], each: &[Each], verbose: bool) -> String {
         value["each"] = each.iter().map(one).collect();
     }
     show::pretty(&value)
-}
-
-pub(super) async fn verify(request: &Request, store: &Store) -> Result<String> {
-    request.texts(0, 0)?;
-    let damaged: Vec<String> = store.verify().await?.iter().map(ToString::to_string).collect();
-    let json = request.json()?;
-    if json {
-        super::print(&show::pretty(&json!({"damaged": damaged})))?;
-    }
-    match damaged.is_empty() {
-        true if json => Ok(String::new()),
-        true => Ok("all blobs are what their digests say\n".into()),
-        false => {
-            let why = format!("damaged and removed, pull their images again: {}", damaged.join(", "));
-            Err(Error::new(Kind::Invalid, why))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub(crate) mod implied;
 pub mod names;
 pub(crate) mod packing;
 pub mod pax;
+pub(crate) mod skeleton;
 pub mod tar;
 pub mod target;
 pub mod tree;
