@@ -14,8 +14,10 @@ pub type Fragments = Vec<(u64, u64)>;
 /// What the type flag says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Flag {
-    /// `0`, NUL, `7`: a file, or by a trailing slash in old archives a directory.
+    /// `0`, `7`: a file.
     Regular,
+    /// NUL: a file, or by a slash at the end of its name a directory, from before there was a type for these.
+    Old,
     /// `1`: another name of an earlier entry.
     HardLink,
     /// `2`.
@@ -111,7 +113,8 @@ pub fn parse(block: &[u8; BLOCK]) -> Result<Header> {
 
 fn flag(byte: u8) -> Result<Flag> {
     Ok(match byte {
-        0 | b'0' | b'7' => Flag::Regular,
+        0 => Flag::Old,
+        b'0' | b'7' => Flag::Regular,
         b'1' => Flag::HardLink,
         b'2' => Flag::Symlink,
         b'3' => Flag::Char,

@@ -233,6 +233,7 @@ impl<R: BufRead> Archive<R> {
             return Err(refuse("a path both in a pax and in a GNU header"));
         }
         let path = pax.path.clone().or(extensions.name).unwrap_or(header.path.clone());
+        check_slash(&header, &path)?;
         let kind = kind(&header, &path);
         let stored = stored_size(&header, kind, pax.size, &path)?;
         self.expect(stored);
@@ -282,7 +283,7 @@ impl<R: BufRead> Archive<R> {
         } else {
             return Err(refuse("sparse map without a size"));
         };
-        if !matches!(header.flag, Flag::GnuSparse | Flag::Regular) {
+        if !matches!(header.flag, Flag::GnuSparse | Flag::Regular | Flag::Old) {
             return Err(refuse("sparse records on what is no file"));
         }
         check_map(&map, size, self.left)?;
@@ -345,8 +346,7 @@ impl Extensions {
 fn kind(header: &Header, path: &[u8]) -> Type {
     let (major, minor) = header.device;
     match header.flag {
-        // Before there was a type for directories, a slash at the end said it.
-        Flag::Regular if path.ends_with(b"/") => Type::Directory,
+        Flag::Old if path.ends_with(b"/") => Type::Directory,
         Flag::HardLink => Type::HardLink,
         Flag::Symlink => Type::Symlink,
         Flag::Char => Type::Char(major, minor),
@@ -354,6 +354,21 @@ fn kind(header: &Header, path: &[u8]) -> Type {
         Flag::Directory => Type::Directory,
         Flag::Fifo => Type::Fifo,
         _ => Type::File,
+    }
+}
+
+/// A slash at the end makes a directory for GNU tar and Go whatever the type, for Python only in old archives, and
+/// there only the header's own name counts.
+fn check_slash(header: &Header, path: &[u8]) -> Result<()> {
+    let (final_slash, own_slash) = (path.ends_with(b"/"), header.path.ends_with(b"/"));
+    let odd = match header.flag {
+        Flag::Old => final_slash != own_slash,
+        Flag::Regular | Flag::GnuSparse => final_slash,
+        _ => false,
+    };
+    match odd {
+        true => Err(refuse(format!("{}: a file whose name ends with a slash", show(path)))),
+        false => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod alone;
 pub mod content;
+pub mod damage;
 pub mod forms;
 pub mod http;
 pub mod listing;
