@@ -47,6 +47,7 @@ pub mod cli;
 mod collect;
 mod config;
 pub mod credentials;
+mod diff;
 pub mod digest;
 mod disk;
 mod erofs;

@@ -46,7 +46,7 @@ pub(crate) fn of(path: &Path) -> Result<Usage> {
 }
 
 /// A directory below `start`, reached through no link; `None` if it is gone or its path too long.
-pub(crate) fn open_below(start: &OwnedFd, path: &[u8]) -> Result<Option<OwnedFd>> {
+pub(crate) fn open_below(start: impl std::os::fd::AsFd, path: &[u8]) -> Result<Option<OwnedFd>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     match rustix::fs::openat2(start, path, flags, Mode::empty(), resolve) {

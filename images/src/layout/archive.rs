@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, Error, Kind, Result};
 use crate::unpack::header::BLOCK;
 
-/// One header's content; times are zero.
+/// One header's content. Of trees that become images the times are zero, so that they can be made again.
+#[derive(Default)]
 pub(crate) struct Item<'a> {
     pub(crate) path: &'a [u8],
     pub(crate) link: &'a [u8],
@@ -21,6 +22,10 @@ pub(crate) struct Item<'a> {
     pub(crate) size: u64,
     pub(crate) device: (u32, u32),
     pub(crate) xattrs: &'a [(Vec<u8>, Vec<u8>)],
+    /// Modification time: seconds, nanoseconds.
+    pub(crate) mtime: (i64, u32),
+    /// Further pax records.
+    pub(crate) more: &'a [(&'a str, Vec<u8>)],
 }
 
 /// Writes everything below `tree`, sorted by name, and the end of the archive. The root itself is the entry `./`.
@@ -73,6 +78,7 @@ fn write_entry(
         size: 0,
         device: (0, 0),
         xattrs: &xattrs,
+        ..Item::default()
     };
     if !meta.is_dir() && meta.nlink() > 1 {
         if let Some(first) = links.get(&(meta.dev(), meta.ino())).cloned() {
@@ -159,26 +165,30 @@ pub(crate) fn write_header(item: &Item<'_>, out: &mut dyn Write) -> Result<()> {
             records.extend(pax_record(key, value.to_string().as_bytes()));
         }
     }
+    if item.mtime.1 != 0 || !(0..=OCTAL11.cast_signed()).contains(&item.mtime.0) {
+        records.extend(pax_record("mtime", seconds(item.mtime).as_bytes()));
+    }
+    for (key, value) in item.more {
+        records.extend(pax_record(key, value));
+    }
     for (name, value) in item.xattrs {
         records.extend(pax_record(&format!("SCHILY.xattr.{}", String::from_utf8_lossy(name)), value));
     }
     if !records.is_empty() {
-        let extension = Item {
-            path: b"pax",
-            link: b"",
-            flag: b'x',
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            size: records.len() as u64,
-            device: (0, 0),
-            xattrs: &[],
-        };
+        let extension = Item { path: b"pax", flag: b'x', mode: 0o644, size: records.len() as u64, ..Item::default() };
         let padding = (BLOCK - records.len() % BLOCK) % BLOCK;
         records.resize(records.len() + padding, 0);
         out.write_all(&block(&extension)).and_then(|()| out.write_all(&records)).context(|| "write the archive")?;
     }
     out.write_all(&block(item)).context(|| "write the archive")
+}
+
+/// A time as pax has it: a decimal number, its fraction counting away from zero.
+fn seconds((whole, nanos): (i64, u32)) -> String {
+    match whole < 0 && nanos > 0 {
+        true => format!("-{}.{:09}", (whole + 1).unsigned_abs(), 1_000_000_000 - nanos),
+        false => format!("{whole}.{nanos:09}"),
+    }
 }
 
 fn block(item: &Item<'_>) -> [u8; BLOCK] {
@@ -194,7 +204,7 @@ fn block(item: &Item<'_>) -> [u8; BLOCK] {
     put(108, &octal(u64::from(item.uid), 7));
     put(116, &octal(u64::from(item.gid), 7));
     put(124, &octal(item.size, 11));
-    put(136, &octal(0, 11));
+    put(136, &octal(u64::try_from(item.mtime.0).unwrap_or(0), 11));
     put(148, b"        ");
     put(156, &[item.flag]);
     put(157, &item.link[..item.link.len().min(100)]);

@@ -153,17 +153,7 @@ fn name(digest: &Digest) -> String {
 }
 
 fn header(path: &str, size: u64, out: &mut dyn Write) -> Result<()> {
-    let item = Item {
-        path: path.as_bytes(),
-        link: b"",
-        flag: b'0',
-        mode: 0o644,
-        uid: 0,
-        gid: 0,
-        size,
-        device: (0, 0),
-        xattrs: &[],
-    };
+    let item = Item { path: path.as_bytes(), flag: b'0', mode: 0o644, size, ..Item::default() };
     write_header(&item, out)
 }
 

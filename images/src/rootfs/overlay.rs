@@ -2,7 +2,8 @@
 //!
 //! `index=off`: hard links break on copy-up as they always did, but one upper directory may be mounted again after a
 //! crash without ESTALE. `metacopy=off` and `redirect_dir=off`: layers mean what their files say, whatever a hostile
-//! image or the kernel's build options suggest.
+//! image or the kernel's build options suggest. `xino=on` where layers lie on several filesystems (images): what a
+//! container sees is one filesystem, whose inode numbers tell files apart, and `tar --one-file-system` takes all of it.
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -52,7 +53,8 @@ pub(crate) fn mount(lower: &[PathBuf], writes: Writes<'_>, at: &Path) -> Result<
     }
     let bytes = |path: &'_ Path| path.as_os_str().as_bytes().to_vec();
     let lower_bytes: Vec<Vec<u8>> = lower.iter().map(|path| bytes(path)).collect();
-    let named = options(lower_bytes.iter().map(Vec::as_slice), upper.map(|two| two.map(bytes)));
+    let fixed = if several(&lower, at)? { format!("{FIXED},xino=on") } else { FIXED.to_owned() };
+    let named = options(&fixed, lower_bytes.iter().map(Vec::as_slice), upper.map(|two| two.map(bytes)));
     // Long paths of many layers do not fit: name the open directories instead, 20 bytes each.
     let fds: Vec<OwnedFd>;
     let data = match named {
@@ -64,7 +66,7 @@ pub(crate) fn mount(lower: &[PathBuf], writes: Writes<'_>, at: &Path) -> Result<
             let (lower, rest) = names.split_at(lower.len());
             let many = || Error::new(Kind::TooLarge, format!("{}: {} layers do not fit", what(), lower.len()));
             let upper = (rest.len() == 2).then(|| [rest[0].clone().into_bytes(), rest[1].clone().into_bytes()]);
-            options(lower.iter().map(String::as_bytes), upper).ok_or_else(many)?
+            options(&fixed, lower.iter().map(String::as_bytes), upper).ok_or_else(many)?
         }
     };
     let data = CString::new(data).map_err(|why| Error::caused(Kind::System, what(), why))?;
@@ -82,10 +84,24 @@ pub(crate) fn mount(lower: &[PathBuf], writes: Writes<'_>, at: &Path) -> Result<
     rustix::mount::mount_change(at, MountPropagationFlags::PRIVATE).context(what)
 }
 
+/// Not all of these directories are on the filesystem of `at`.
+fn several(lower: &[PathBuf], at: &Path) -> Result<bool> {
+    let device = |path: &Path| -> Result<u64> {
+        Ok(rustix::fs::stat(path).context(|| format!("stat {}", path.display()))?.st_dev)
+    };
+    let own = device(at)?;
+    for dir in lower {
+        if device(dir)? != own {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The option string, or `None` if it exceeds a page. `upper` and its work directory.
-fn options<'a>(lower: impl Iterator<Item = &'a [u8]>, upper: Option<[Vec<u8>; 2]>) -> Option<Vec<u8>> {
+fn options<'a>(fixed: &str, lower: impl Iterator<Item = &'a [u8]>, upper: Option<[Vec<u8>; 2]>) -> Option<Vec<u8>> {
     let lower: Vec<Vec<u8>> = lower.map(|path| escape(path, true)).collect();
-    let mut data = [FIXED.as_bytes(), b",lowerdir=", &lower.join(&b':')].concat();
+    let mut data = [fixed.as_bytes(), b",lowerdir=", &lower.join(&b':')].concat();
     if let Some([upper, work]) = upper {
         data.extend([b",upperdir=", &escape(&upper, false)[..], b",workdir=", &escape(&work, false)].concat());
     }
@@ -134,7 +150,7 @@ mod tests {
 
     fn said(lower: &[&str]) -> Option<String> {
         let upper = Some([b"/u,p".to_vec(), b"/w:k".to_vec()]);
-        let data = options(lower.iter().map(|path| path.as_bytes()), upper);
+        let data = options(FIXED, lower.iter().map(|path| path.as_bytes()), upper);
         data.map(|data| String::from_utf8(data).unwrap())
     }
 

@@ -55,6 +55,11 @@ impl fmt::Debug for Shift {
 /// What an id is that the namespace does not have.
 const NOBODY: u32 = 65534;
 
+fn inside(ranges: &[IdRange], id: u32) -> u32 {
+    let within = |range: &&IdRange| id.checked_sub(range.outside).is_some_and(|offset| offset < range.count);
+    ranges.iter().find(within).map_or(NOBODY, |range| range.inside + (id - range.outside))
+}
+
 fn outside(ranges: &[IdRange], id: u32) -> u32 {
     let within = |range: &&IdRange| id.checked_sub(range.inside).is_some_and(|offset| offset < range.count);
     ranges.iter().find(within).map_or(NOBODY, |range| range.outside + (id - range.inside))
@@ -64,6 +69,21 @@ impl Shift {
     /// The owner on the host of what an image says.
     pub(crate) fn apply(&self, look: Attributes) -> Attributes {
         Attributes { uid: outside(&self.uids, look.uid), gid: outside(&self.gids, look.gid), ..look }
+    }
+
+    /// The owner in the namespace of what is on the host.
+    pub(crate) fn undo(&self, look: Attributes) -> Attributes {
+        Attributes { uid: inside(&self.uids, look.uid), gid: inside(&self.gids, look.gid), ..look }
+    }
+
+    /// The reverse of [`Shift::capability`].
+    pub(crate) fn plain_capability(value: &[u8]) -> Vec<u8> {
+        let mut plain = value.to_vec();
+        if value.len() == 24 && value[3] == 3 {
+            plain.truncate(20);
+            plain[3] = 2;
+        }
+        plain
     }
 
     /// A file's capabilities (capabilities(7), `VFS_CAP_REVISION_2`) as they count in the namespace: with the host's id

@@ -351,14 +351,15 @@ fn look(entry: &Entry) -> Result<Look<'_>> {
 
 /// Attributes that an image may bring. `trusted.overlay.*` would steer overlayfs itself (redirects to any file of a
 /// lower layer), and labels of security modules belong to this host's policy.
+pub(crate) fn keeps(name: &[u8]) -> bool {
+    name.starts_with(b"user.")
+        || name == b"security.capability"
+        || name == b"system.posix_acl_access"
+        || name == b"system.posix_acl_default"
+        || name.starts_with(b"trusted.") && !name.starts_with(b"trusted.overlay.")
+}
+
 fn kept_xattrs(entry: &Entry) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let kept = |name: &[u8]| {
-        name.starts_with(b"user.")
-            || name == b"security.capability"
-            || name == b"system.posix_acl_access"
-            || name == b"system.posix_acl_default"
-            || name.starts_with(b"trusted.") && !name.starts_with(b"trusted.overlay.")
-    };
     let all = entry.xattrs.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
-    all.filter(move |(name, _)| kept(name) && !name.contains(&0))
+    all.filter(|(name, _)| keeps(name) && !name.contains(&0))
 }
