@@ -47,6 +47,14 @@ pub(crate) struct Config {
     pub pod_pids_limit: i64,
     /// Most pods that the node takes.
     pub max_pods: u32,
+    /// Percent of the images' filesystem from which on the kubelet removes unused images; 100: never.
+    pub image_gc_high_threshold_percent: u8,
+    /// Percent down to which it does.
+    pub image_gc_low_threshold_percent: u8,
+    /// Seconds that an image is spared after it came.
+    pub image_minimum_gc_age_seconds: u64,
+    /// Seconds after whose last use an image goes in any case; 0: never.
+    pub image_maximum_gc_age_seconds: u64,
     /// What is logged, in the syntax of `RUST_LOG`.
     pub log: String,
     /// The image store: registries, limits, garbage; its `root` is `images` below `data_dir` if it is not set.
@@ -80,6 +88,10 @@ impl Default for Config {
             private_network: false,
             pod_pids_limit: 4096,
             max_pods: 110,
+            image_gc_high_threshold_percent: 85,
+            image_gc_low_threshold_percent: 80,
+            image_minimum_gc_age_seconds: 120,
+            image_maximum_gc_age_seconds: 0,
             log: "info".into(),
             images: images(),
         }
@@ -167,6 +179,12 @@ impl Config {
         let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
         if name.is_empty() || name.len() > 253 || !name.chars().all(legal) {
             return Err(format!("node_name: {name:?} is not a DNS name (a-z, 0-9, '-' and '.')"));
+        }
+        let (high, low) = (self.image_gc_high_threshold_percent, self.image_gc_low_threshold_percent);
+        if high > 100 || low > high {
+            return Err(format!(
+                "image_gc_low_threshold_percent: {low} is above image_gc_high_threshold_percent or 100"
+            ));
         }
         self.image_store().check().map_err(|why| format!("images: {why}"))?;
         if !self.cgroup_root.starts_with('/') || self.cgroup_root.contains("..") {

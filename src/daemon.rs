@@ -179,6 +179,10 @@ fn kubelet(request: &Request, own_control_plane: bool) -> Result<gantry_kubelet:
         cgroup_root: if config.cgroup_root == "/" { String::new() } else { config.cgroup_root.clone() },
         max_pods: config.max_pods,
         pod_pids_limit: config.pod_pids_limit,
+        image_gc_high_threshold_percent: config.image_gc_high_threshold_percent,
+        image_gc_low_threshold_percent: config.image_gc_low_threshold_percent,
+        image_minimum_gc_age_seconds: config.image_minimum_gc_age_seconds,
+        image_maximum_gc_age_seconds: config.image_maximum_gc_age_seconds,
         kubeconfig: request.kubeconfig.clone(),
         ..gantry_kubelet::Config::default()
     };

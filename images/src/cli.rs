@@ -2,6 +2,7 @@
 
 mod build;
 mod local;
+mod mount;
 mod progress;
 mod request;
 mod screen;
@@ -53,6 +54,8 @@ async fn run(command: &str, request: &Request, config: Config) -> Result<String>
         "inspect" => local::inspect(request, &store),
         "tag" => local::tag(request, &store).await,
         "rm" => local::remove(request, &store).await,
+        "mount" => mount::mount(request, &store).await,
+        "unmount" => mount::unmount(request, &store).await,
         "df" => upkeep::usage(request, &store).await,
         "prune" => upkeep::prune(request, &store).await,
         _ => verify::verify(request, &store).await,

@@ -49,6 +49,14 @@ pub struct LayerInfo {
     pub file: Option<String>,
 }
 
+impl Image {
+    /// What stands for all its layers together (image-spec config.md "Layer ChainID"); `None` without layers.
+    pub fn chain_id(&self) -> Option<Digest> {
+        let diff_ids = self.config.rootfs().diff_ids().iter().map(|text| text.parse()).collect::<Result<Vec<Digest>>>();
+        crate::layers::chain_ids(&diff_ids.ok()?).pop()
+    }
+}
+
 /// Where images are written to.
 #[derive(Debug)]
 pub enum Output {

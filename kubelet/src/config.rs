@@ -87,6 +87,16 @@ pub struct Config {
     pub reserved: BTreeMap<String, String>,
     /// Seconds between looks for garbage: dead containers, orphaned directories, log rotation.
     pub garbage_interval_seconds: u64,
+    /// Seconds between looks for images that nothing uses.
+    pub image_gc_interval_seconds: u64,
+    /// Percent of the images' filesystem from which on unused images go; 100: never.
+    pub image_gc_high_threshold_percent: u8,
+    /// Percent down to which they go.
+    pub image_gc_low_threshold_percent: u8,
+    /// Seconds that an image is spared after it was first seen.
+    pub image_minimum_gc_age_seconds: u64,
+    /// Seconds after whose last use an image goes; 0: never.
+    pub image_maximum_gc_age_seconds: u64,
     /// Bytes after which a container's log is rotated.
     pub container_log_max_bytes: u64,
     /// Log files kept for one container, the current one included.
@@ -130,6 +140,11 @@ impl Default for Config {
             lease_seconds: 40,
             reserved: BTreeMap::new(),
             garbage_interval_seconds: 60,
+            image_gc_interval_seconds: 300,
+            image_gc_high_threshold_percent: 85,
+            image_gc_low_threshold_percent: 80,
+            image_minimum_gc_age_seconds: 120,
+            image_maximum_gc_age_seconds: 0,
             container_log_max_bytes: 10 * 1024 * 1024,
             container_log_max_files: 5,
             max_parallel_pulls: 4,
@@ -140,11 +155,28 @@ impl Default for Config {
 }
 
 impl Config {
+    /// When images go.
+    pub(crate) fn image_garbage(&self) -> crate::image_garbage::Policy {
+        crate::image_garbage::Policy {
+            high: self.image_gc_high_threshold_percent,
+            low: self.image_gc_low_threshold_percent,
+            min_age: std::time::Duration::from_secs(self.image_minimum_gc_age_seconds),
+            max_age: std::time::Duration::from_secs(self.image_maximum_gc_age_seconds),
+        }
+    }
+
     /// Checks what serde cannot, and fills in the node name.
     ///
     /// # Errors
     /// `Kind::Config` naming the field that does not fit.
     pub fn check(mut self) -> Result<Self> {
+        let (high, low) = (self.image_gc_high_threshold_percent, self.image_gc_low_threshold_percent);
+        if high > 100 || low > high {
+            let why = format!(
+                "image_gc_low_threshold_percent {low} and image_gc_high_threshold_percent {high}: the low one must not be above the high one, and neither above 100"
+            );
+            return Err(Error::config(why));
+        }
         if self.node_name.is_empty() {
             let name = nix::unistd::gethostname().map_err(|e| Error::config("read the host name").because(e))?;
             self.node_name = name.to_string_lossy().to_lowercase();

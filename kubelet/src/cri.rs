@@ -229,6 +229,12 @@ impl Cri {
         Ok(call(&what, PULL, self.images.clone().pull_image(with(request, PULL))).await?.image_ref)
     }
 
+    /// Removes an image; one that is not there is removed.
+    pub(crate) async fn remove_image(&self, id: &str) -> Result<()> {
+        let request = with(cri::RemoveImageRequest { image: Some(image_spec(id)) }, QUICK);
+        call(&format!("remove image {id}"), QUICK, self.images.clone().remove_image(request)).await.map(drop)
+    }
+
     pub(crate) async fn image_fs(&self) -> Result<cri::ImageFsInfoResponse> {
         let request = with(cri::ImageFsInfoRequest {}, QUICK);
         call("ask the image filesystem", QUICK, self.images.clone().image_fs_info(request)).await

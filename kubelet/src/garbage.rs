@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gantry_cri_api::{Container, ContainerState, PodSandbox, PodSandboxState};
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::error::Result;
+use crate::image_garbage;
 use crate::pod;
 use crate::pods::labels;
 use crate::pods::pool::{Pods, Source};
@@ -110,9 +111,16 @@ pub(crate) async fn run(shared: Arc<Shared>, pods: Pods, sources: Vec<Source>) {
     while !pods.are_synced(&sources) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    let (mut images, mut looked) = (image_garbage::Memory::default(), None::<Instant>);
     loop {
         if let Err(why) = round(&shared, &pods).await {
             tracing::warn!(%why, "garbage collection did not finish");
+        }
+        if looked.is_none_or(|at| at.elapsed() >= Duration::from_secs(shared.config.image_gc_interval_seconds)) {
+            looked = Some(Instant::now());
+            if let Err(why) = image_garbage::round(&shared, &pods, &mut images).await {
+                tracing::warn!(%why, "garbage collection of images did not finish");
+            }
         }
         server::rotate::run(&shared).await;
         tokio::time::sleep(interval).await;

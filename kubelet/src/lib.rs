@@ -23,6 +23,7 @@ mod dirwatch;
 mod error;
 mod files;
 mod garbage;
+mod image_garbage;
 mod node;
 mod pod;
 mod pods;

@@ -1,10 +1,11 @@
 //! `runtime.v1.ImageService`.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use gantry_cri_api as api;
 use gantry_cri_api::image_service_server::ImageService;
-use gantry_images::{Auth, PullOptions, Reference, Usage, quiet};
+use gantry_images::{Auth, Image, PullOptions, Reference, Usage, quiet};
 use tonic::{Request, Response, Status};
 
 use super::{Service, Streaming, chunks, encode};
@@ -26,6 +27,33 @@ impl Service {
 fn name(spec: Option<api::ImageSpec>) -> Result<String, Status> {
     let name = spec.map(|spec| spec.image).unwrap_or_default();
     if name.is_empty() { Err(Status::invalid_argument("image: is missing")) } else { Ok(name) }
+}
+
+/// What containerd tells under the one key `info` (`internal/cri/server/images/image_status.go`).
+fn verbose(image: &Image) -> HashMap<String, String> {
+    let chain_id = image.chain_id().map(|id| id.to_string()).unwrap_or_default();
+    let mut info = serde_json::json!({"chainID": chain_id, "imageSpec": image.config});
+    if let Some(kind) = &image.artifact {
+        info["artifactType"] = serde_json::json!(kind);
+    }
+    HashMap::from([("info".to_owned(), info.to_string())])
+}
+
+/// The credentials of a call. Those that name another server than the image's are not for it, and not sent.
+fn credentials(auth: api::AuthConfig, image: &Reference) -> Result<Option<Auth>, Status> {
+    if !is_for(&auth.server_address, image.host()) {
+        return Ok(None);
+    }
+    let auth = Auth::from_cri(&auth.username, &auth.password, &auth.auth, &auth.identity_token, &auth.registry_token);
+    Ok(auth.map_err(Error::from)?)
+}
+
+/// Whether a server address, a host or a URL with any path, is that of a registry; an empty one is everybody's.
+fn is_for(address: &str, registry: &str) -> bool {
+    let bare = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let host = bare.split('/').next().unwrap_or_default();
+    let hub = |host: &str| matches!(host, "docker.io" | "index.docker.io" | "registry-1.docker.io");
+    host.is_empty() || host == registry || hub(host) && hub(registry)
 }
 
 #[tonic::async_trait]
@@ -56,11 +84,7 @@ impl ImageService for Service {
         let Some(image) = self.node.images.image(&name(request.image)?) else {
             return Ok(Response::new(api::ImageStatusResponse::default()));
         };
-        let mut info = std::collections::HashMap::new();
-        if request.verbose {
-            let spec = serde_json::json!({ "imageSpec": image.config });
-            info.insert("info".to_owned(), spec.to_string());
-        }
+        let info = if request.verbose { verbose(&image) } else { HashMap::new() };
         Ok(Response::new(api::ImageStatusResponse { image: Some(encode::image(&image)), info }))
     }
 
@@ -70,10 +94,7 @@ impl ImageService for Service {
     ) -> Result<Response<api::PullImageResponse>, Status> {
         let request = request.into_inner();
         let reference: Reference = name(request.image)?.parse().map_err(Error::from)?;
-        let auth = request.auth.unwrap_or_default();
-        let auth =
-            Auth::from_cri(&auth.username, &auth.password, &auth.auth, &auth.identity_token, &auth.registry_token)
-                .map_err(Error::from)?;
+        let auth = credentials(request.auth.unwrap_or_default(), &reference)?;
         let options = PullOptions { auth, ..PullOptions::default() };
         let image = self.node.images.pull(&reference, &options, quiet()).await.map_err(Error::from)?;
         Ok(Response::new(api::PullImageResponse { image_ref: image.id.clone() }))
@@ -107,5 +128,37 @@ impl ImageService for Service {
             image_filesystems: vec![filesystem(root, now(), space)],
             container_filesystems: vec![filesystem(root, now(), written)],
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_go_only_where_they_are_for() {
+        for (address, registry, fits) in [
+            ("", "quay.io", true),
+            ("quay.io", "quay.io", true),
+            ("https://quay.io/v2/", "quay.io", true),
+            ("quay.io/team", "quay.io", true),
+            ("https://index.docker.io/v1/", "docker.io", true),
+            ("127.0.0.1:5000", "127.0.0.1:5000", true),
+            ("127.0.0.1:5000", "127.0.0.1:5001", false),
+            ("quay.io.evil.net", "quay.io", false),
+            ("evil.net/quay.io", "quay.io", false),
+            ("docker.io", "quay.io", false),
+        ] {
+            assert_eq!(is_for(address, registry), fits, "{address} {registry}");
+        }
+        let auth = |server: &str| {
+            let server_address = server.to_owned();
+            api::AuthConfig { username: "u".into(), password: "p".into(), server_address, ..Default::default() }
+        };
+        let image = "quay.io/a:1".parse().unwrap();
+        assert!(credentials(auth("quay.io"), &image).unwrap().is_some());
+        assert!(credentials(auth("other.io"), &image).unwrap().is_none());
+        let wrong = api::AuthConfig { auth: "%%%".into(), ..Default::default() };
+        assert_eq!(credentials(wrong, &image).unwrap_err().code(), tonic::Code::InvalidArgument);
     }
 }

@@ -140,6 +140,26 @@ pub(super) const COMMANDS: &[Command] = &[
         more: "An image is written under the tag it was asked for by, else under all. The store keeps one platform of an image,\nand that is what is written. podman, skopeo, docker and ctr read both kinds of archive.",
     },
     Command {
+        name: "mount",
+        aliases: &[],
+        arguments: "[NAME [DIR]]",
+        what: "mount an image to look into it; without a name: list mounts",
+        flags: &[
+            Flag("w", "writable", "", "also to be written to; what is written is lost with the unmount"),
+            Flag("", "sub-path", "PATH", "only this directory or file of the image"),
+            OUTPUT,
+        ],
+        more: "Without DIR a directory below the store is made, and printed. The image is in use until `gantry image unmount`.",
+    },
+    Command {
+        name: "unmount",
+        aliases: &["umount"],
+        arguments: "NAME|DIR...",
+        what: "undo `mount`",
+        flags: &[Flag("a", "all", "", "all mounts"), OUTPUT],
+        more: "",
+    },
+    Command {
         name: "prune",
         aliases: &[],
         arguments: "",
