@@ -98,6 +98,24 @@ impl Default for Config {
     }
 }
 
+/// An error that quotes the file, with the users and passwords in addresses left out.
+fn without_users(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        out = out + before + "://";
+        let end = after.find(|c: char| c.is_whitespace() || "\"'`/".contains(c)).unwrap_or(after.len());
+        rest = match after[..end].rfind('@') {
+            Some(at) => {
+                out += "[redacted]";
+                &after[at..]
+            }
+            None => after,
+        };
+    }
+    out + rest
+}
+
 fn host_name() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim().to_ascii_lowercase();
@@ -117,8 +135,9 @@ impl Config {
 
     /// Reads the text of a configuration file.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let mut config: Self = toml::from_str(text).map_err(|why| why.to_string().trim_end().to_owned())?;
-        let table: toml::Table = toml::from_str(text).map_err(|why| why.to_string())?;
+        let wrong = |why: toml::de::Error| without_users(why.to_string().trim_end());
+        let mut config: Self = toml::from_str(text).map_err(wrong)?;
+        let table: toml::Table = toml::from_str(text).map_err(wrong)?;
         // A section that is there has its own crate's defaults for what it does not say.
         let says = |key: &str| table.get("images").and_then(toml::Value::as_table).is_some_and(|t| t.contains_key(key));
         if !says("root") {
@@ -163,7 +182,10 @@ impl Config {
             _ => toml::Value::String(value.to_owned()),
         };
         table.insert(key, parsed);
-        *self = table.try_into().map_err(|why: toml::de::Error| why.message().to_owned())?;
+        // Secrets are not written out, so they would not come back.
+        let proxies = self.images.network.proxies.take();
+        *self = table.try_into().map_err(|why: toml::de::Error| without_users(why.message()))?;
+        self.images.network.proxies = proxies;
         Ok(())
     }
 
@@ -223,6 +245,21 @@ fn outward_address() -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proxys_password_is_kept_and_never_shown() {
+        let proxies = "[images.network.proxies]\nhttps = \"http://me:canary@proxy:3128\"\n";
+        let mut config = Config::parse(proxies).unwrap();
+        config.set("node-name", "other").unwrap();
+        let https = config.images.network.proxies.as_ref().and_then(|proxies| proxies.https.clone()).unwrap();
+        assert_eq!(https.reveal(), "http://me:canary@proxy:3128");
+        assert!(!format!("{config:?} {}", toml::to_string(&config).unwrap()).contains("canary"));
+        for wrong in ["htps", "https = 1 #", "https = [", "no_proxy = 3 #"] {
+            let why = Config::parse(&proxies.replace("https", wrong)).unwrap_err();
+            assert!(!why.contains("canary"), "{why}");
+        }
+        assert_eq!(without_users("a://u:p@h/x 'b://h' c://u@d"), "a://[redacted]@h/x 'b://h' c://[redacted]@d");
+    }
 
     #[test]
     fn an_empty_file_is_the_default_node() {

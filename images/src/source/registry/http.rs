@@ -307,7 +307,7 @@ impl Endpoint {
             if !response.status().is_redirection() {
                 return Ok(response);
             }
-            url = next(&url, &response)?;
+            url = next(&url, response.headers().get(LOCATION))?;
             if self.is_foreign {
                 foreign::check(&url)?;
             }
@@ -343,9 +343,9 @@ fn sensitive(secret: &Secret) -> Result<HeaderValue> {
 }
 
 /// Where a redirect leads; never from https to http.
-fn next(from: &Url, response: &Response) -> Result<Url> {
+fn next(from: &Url, location: Option<&HeaderValue>) -> Result<Url> {
     let wrong = |why: &str| Error::new(Kind::Invalid, format!("a redirect {why}"));
-    let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+    let location = location.and_then(|value| value.to_str().ok());
     let to = location.and_then(|location| from.join(location).ok()).ok_or_else(|| wrong("to nowhere"))?;
     match (from.scheme(), to.scheme()) {
         (_, "https") | ("http", "http") => Ok(to),
@@ -364,5 +364,22 @@ mod tests {
         assert_ne!(o("https://a"), o("http://a"));
         assert_ne!(o("http://a:1"), o("http://a:2"));
         assert_ne!(o("https://a.b"), o("https://b.a"));
+    }
+
+    #[test]
+    fn redirects() {
+        let to = |from: &str, location: &str| {
+            let location = HeaderValue::from_str(location).unwrap();
+            next(&from.parse().unwrap(), Some(&location)).map(|url| url.to_string()).unwrap_or_default()
+        };
+        assert_eq!(to("https://a/v2/x", "/y"), "https://a/y");
+        assert_eq!(to("https://a/v2/x", "https://b/y?sig=1"), "https://b/y?sig=1");
+        assert_eq!(to("http://a/v2/x", "http://b/y"), "http://b/y");
+        assert_eq!(to("http://a/v2/x", "https://b/y"), "https://b/y");
+        for bad in ["http://a/y", "ftp://a/y", "file:///etc/shadow", "javascript:1"] {
+            assert_eq!(to("https://a/v2/x", bad), "", "{bad}");
+        }
+        let why = next(&"https://a/?sig=canary".parse().unwrap(), None).unwrap_err();
+        assert!(!why.to_string().contains("canary"));
     }
 }

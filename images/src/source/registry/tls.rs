@@ -265,4 +265,32 @@ mod tests {
         std::fs::write(certs.join("a.crt"), good).unwrap();
         assert_eq!(Material::read(&ca(certs)).unwrap().authorities.len(), 1);
     }
+
+    /// What becomes of a server's certificate that is its own authority.
+    fn believed(names: &[&str], from: i32, to: i32, called: &str) -> Result<(), rustls::Error> {
+        let mut made =
+            rcgen::CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).unwrap();
+        (made.not_before, made.not_after) = (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(to, 1, 1));
+        made.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = made.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let own = vec![certificate.der().clone()];
+        let verifier = Verifier { chains: None, own, unchecked: false, provider };
+        // The first day of 2025.
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_735_689_600));
+        let name = ServerName::try_from(called.to_owned()).unwrap();
+        verifier.verify_server_cert(certificate.der(), &[], &name, &[], now).map(drop)
+    }
+
+    #[test]
+    fn a_server_that_is_its_own_authority() {
+        believed(&["a.test"], 2024, 2026, "a.test").unwrap();
+        let refused = |names: &[&str], from, to, called| match believed(names, from, to, called) {
+            Err(rustls::Error::InvalidCertificate(why)) => format!("{why:?}"),
+            other => format!("{other:?}"),
+        };
+        assert!(refused(&["a.test"], 2024, 2026, "b.test").starts_with("NotValidForName"));
+        assert_eq!(refused(&["a.test"], 2020, 2024, "a.test"), "Expired");
+        assert_eq!(refused(&["a.test"], 2026, 2027, "a.test"), "NotValidYet");
+    }
 }
