@@ -25,6 +25,8 @@ pub struct Config {
     pub hosts_dir: Option<PathBuf>,
     /// The rest about images: `root` and `hosts_dir` of it count only where the two keys above say nothing else.
     pub images: gantry_images::Config,
+    /// Where vendors describe their devices (CDI), the later directory going before the earlier.
+    pub cdi_dirs: Vec<PathBuf>,
     /// The `gantry-runtime` binary; `None` looks beside this executable, then in `PATH`.
     pub runtime_binary: Option<PathBuf>,
     /// Parent of the cgroups of pods whose configuration names no `cgroup_parent`.
@@ -62,6 +64,7 @@ impl Default for Config {
             images_root: "/var/lib/gantry/images".into(),
             hosts_dir: None,
             images: gantry_images::Config::default(),
+            cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             runtime_binary: None,
             cgroup_root: "/gantry".into(),
             pod_cidr: "10.88.0.0/16".into(),
@@ -110,6 +113,7 @@ impl Config {
             ("images_root", &self.images_root),
         ]
         .into_iter()
+        .chain(self.cdi_dirs.iter().map(|path| ("cdi_dirs", path.as_path())))
         .chain(self.hosts_dir.as_deref().map(|path| ("hosts_dir", path)))
         .chain(self.runtime_binary.as_deref().map(|path| ("runtime_binary", path)))
     }

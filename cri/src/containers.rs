@@ -20,7 +20,7 @@ use crate::convert::{self, Input, Places, Seccomp};
 use crate::error::{Context, Error, Kind, Result};
 use crate::node::{Container, Node, Pod, blocking, new_id, now};
 use crate::store::{ContainerRecord, Exit, PodRecord, gone, private_dir};
-use crate::{exits, host, pods, rootfs, volumes};
+use crate::{cdi, exits, host, pods, rootfs, volumes};
 
 /// How long a killed container may take to be gone. What takes longer is in the kernel's hands.
 const DYING: Duration = Duration::from_secs(10);
@@ -71,16 +71,7 @@ fn check(config: &ContainerConfig) -> Result<()> {
     if config.metadata.as_ref().is_none_or(|meta| meta.name.is_empty()) {
         return Err(Error::new(Kind::Invalid, "config.metadata: needs a name"));
     }
-    volumes::check(&config.mounts)?;
-    // A container that silently lacks the device that it was placed here for would be worse.
-    match config.cdi_devices.first() {
-        Some(device) => {
-            let what =
-                format!("CDI_devices: {:?}: devices of the Container Device Interface are not supported", device.name);
-            Err(Error::new(Kind::Invalid, what))
-        }
-        None => Ok(()),
-    }
+    volumes::check(&config.mounts)
 }
 
 /// `log_directory/log_path`; empty for a container without a log. It must stay below the directory.
@@ -156,7 +147,7 @@ impl Bundle {
             localhost: host::localhost_profile(security.seccomp.as_ref())?,
             unset: self.node.config.default_seccomp,
         };
-        let spec = convert::container(&Input {
+        let mut spec = convert::container(&Input {
             id: &record.id,
             pod_id: &self.pod.id,
             pod: &self.pod.config,
@@ -170,6 +161,7 @@ impl Bundle {
             devices: &host::devices(&self.config.devices)?,
             host: &self.node.host,
         })?;
+        cdi::inject(&mut spec, &self.config.cdi_devices, &self.node.config.cdi_dirs)?;
         private_dir(dir)?;
         let text = serde_json::to_vec(&spec).context(|| "encode config.json")?;
         let path = dir.join("config.json");
@@ -371,7 +363,7 @@ pub fn running(node: &Node, id: &str) -> Result<Arc<Container>> {
 
 #[cfg(test)]
 mod tests {
-    use gantry_cri_api::{CdiDevice, ContainerMetadata};
+    use gantry_cri_api::ContainerMetadata;
 
     use super::*;
 
@@ -381,10 +373,6 @@ mod tests {
         let good = ContainerConfig { metadata: Some(metadata), ..Default::default() };
         check(&good).unwrap();
         assert!(check(&ContainerConfig::default()).is_err());
-        let device = CdiDevice { name: "vendor.example/gpu=0".into() };
-        let why = check(&ContainerConfig { cdi_devices: vec![device], ..good }).unwrap_err();
-        assert_eq!(why.kind(), Kind::Invalid);
-        assert!(why.to_string().contains("vendor.example/gpu=0"), "{why}");
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! | [`serve`] | [`run`] |
 //! | `service` | the edge: decode, call, encode |
 //! | [`pods`], [`containers`], [`resources`] | the verbs |
-//! | [`volumes`] | images as volumes |
+//! | [`volumes`], [`cdi`] | images as volumes; vendors' devices |
 //! | [`convert`], [`rootfs`], [`host`], [`files`] | DECIDE, pure; and the facts that it needs |
 //! | [`node`], [`kept`], [`store`] | what is known, in memory and on disk |
 //! | [`monitor`], [`exits`], [`recover`] | what monitors tell; start-up after whatever happened |
@@ -23,6 +23,7 @@
 //! | [`fault`] | places to die at, for the tests of recovery |
 #![forbid(unsafe_code)]
 
+pub mod cdi;
 pub mod config;
 pub mod containers;
 pub mod convert;

@@ -1,4 +1,4 @@
-//! Images as volumes: read-only, whole or a part, told in the status, gone with the container.
+//! Images as volumes: read-only, whole or a part, told in the status, gone with the container. Devices of vendors (CDI).
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod support;
@@ -49,5 +49,44 @@ async fn an_image_is_a_volume() {
         assert_eq!(kubelet.create(&pod, &config, with(name, mount)).await.unwrap_err().code(), code, "{name}");
     }
     kubelet.remove(&id).await;
+    kubelet.destroy(&pod).await;
+}
+
+#[tokio::test]
+async fn a_vendors_device_comes_with_all_that_belongs_to_it() {
+    need_root!();
+    let house = House::new("cdi").await;
+    let library = house.dir.join("library");
+    std::fs::create_dir_all(house.dir.join("cdi")).unwrap();
+    std::fs::write(&library, "from the vendor\n").unwrap();
+    // What a container may not open of itself: the device of FUSE.
+    let nodes = serde_json::json!([
+        {"path": "/dev/gpu0", "hostPath": "/dev/zero"},
+        {"path": "/dev/gpuctl", "type": "c", "major": 10, "minor": 229, "permissions": "r", "fileMode": 0o666},
+    ]);
+    let mount = serde_json::json!({"hostPath": library, "containerPath": "/lib/vendor", "options": ["ro", "bind"]});
+    let file = serde_json::json!({
+        "cdiVersion": "0.6.0", "kind": "vendor.example/gpu",
+        "devices": [{"name": "0", "containerEdits": {"env": ["GPU=0"], "deviceNodes": nodes}}],
+        "containerEdits": {"mounts": [mount], "additionalGids": [44]},
+    });
+    std::fs::write(house.dir.join("cdi/vendor.json"), file.to_string()).unwrap();
+    let mut kubelet = Kubelet::of(&house).await;
+    let config = house.pod("cdi");
+    let pod = kubelet.run(&config).await;
+    let with = |name: &str, device: &str| api::ContainerConfig {
+        cdi_devices: vec![api::CdiDevice { name: device.into() }],
+        ..shell(name, "sleep 100")
+    };
+    let id = kubelet.launch(&pod, &config, with("gpu", "vendor.example/gpu=0")).await;
+    assert_eq!(kubelet.says(&id, "echo $GPU; cat /lib/vendor; id -G").await, "0\nfrom the vendor\n0 44");
+    assert_eq!(kubelet.says(&id, "head -c 4 /dev/gpu0 | od -An -tx1").await, "00 00 00 00");
+    // The device cgroup gives no more than the file says.
+    kubelet.says(&id, "true < /dev/gpuctl").await;
+    let refused = kubelet.exec(&id, &["/bin/sh", "-c", "true > /dev/gpuctl"]).await.unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not permitted"), "{refused:?}");
+    let why = kubelet.create(&pod, &config, with("none", "vendor.example/gpu=1")).await.unwrap_err();
+    assert_eq!(why.code(), Code::InvalidArgument);
+    assert!(why.message().contains("vendor.example/gpu=1"), "{why}");
     kubelet.destroy(&pod).await;
 }

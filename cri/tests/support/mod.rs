@@ -88,7 +88,7 @@ impl House {
         let fault = self.fault.as_ref().map(|at| format!("fault = {at:?}\n")).unwrap_or_default();
         let config = format!(
             "socket = \"{dir}/cri.sock\"\nroot = \"{dir}/root\"\nrun = \"{dir}/run\"\nimages_root = \"{dir}/images\"\n\
-             runtime_binary = {:?}\ncgroup_root = \"{}\"\npod_cidr = \"10.77.0.0/24\"\nbridge = \"gcri0\"\n{fault}",
+             runtime_binary = {:?}\ncgroup_root = \"{}\"\npod_cidr = \"10.77.0.0/24\"\ncdi_dirs = [\"{dir}/cdi\"]\nbridge = \"gcri0\"\n{fault}",
             built().runtime,
             self.cgroup,
         );
