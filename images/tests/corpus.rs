@@ -64,7 +64,11 @@ fn names() -> Vec<Case> {
         refused("the root as a link", vec![Tape::new().symlink("./", "/etc")], "root is no directory"),
         refused("the root as a device", vec![Tape::new().header(&Head { device: (1, 3), ..head("/", b'3') })], "root"),
         refused("a long name", vec![Tape::new().pax(&[("path", &[b'n'; 256])]).file("x", "")], "more than 255"),
-        refused("a long path", vec![Tape::new().pax(&[("path", &b"x/".repeat(2048))]).file("x", "")], "more than 4095"),
+        refused(
+            "a long path",
+            vec![Tape::new().pax(&[("path", &b"x/".repeat(2048))]).dir("x", 0o755)],
+            "more than 4095",
+        ),
         refused(
             "a long link",
             vec![Tape::new().pax(&[("linkpath", &[b'n'; 4096])]).symlink("x", "y")],

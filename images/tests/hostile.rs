@@ -230,7 +230,7 @@ fn case_15_limits() {
     let many = (0..1001).fold(Tape::new(), |tape, n| tape.dir(&format!("d{n}"), 0o755)).end();
     assert_eq!(case.unpack(&many).unwrap_err().kind(), Kind::TooLarge);
     let long = "x/".repeat(2100);
-    let tar = Tape::new().pax(&[("path", long.as_bytes())]).file("x", "").end();
+    let tar = Tape::new().pax(&[("path", long.as_bytes())]).dir("x", 0o755).end();
     assert_eq!(case.unpack(&tar).unwrap_err().kind(), Kind::TooLarge);
     let huge = Tape::new().header(&Head { size: 2 << 20, ..head("x", b'x') }).0;
     assert_eq!(case.unpack(&huge).unwrap_err().kind(), Kind::TooLarge);
