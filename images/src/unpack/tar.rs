@@ -143,14 +143,22 @@ impl<R: BufRead> Archive<R> {
     }
 
     fn skip_rest(&mut self) -> Result<()> {
-        self.left += std::mem::take(&mut self.padding);
-        loop {
+        while self.left > 0 {
             let count = self.data()?.len();
-            if count == 0 {
-                return Ok(());
-            }
             self.consume(count);
         }
+        // umoci never closes its archives: the last file may lack its padding, as every Go program reads it.
+        let mut padding = std::mem::take(&mut self.padding);
+        while padding > 0 {
+            let count = self.source.fill_buf().context(|| "tar")?.len().min(padding as usize);
+            if count == 0 {
+                self.ended = true;
+                break;
+            }
+            self.source.consume(count);
+            padding -= count as u64;
+        }
+        Ok(())
     }
 
     /// The next header block, or `None` at a block of zeros or a clean end of the stream.

@@ -63,7 +63,10 @@ fn xattrs(path: &Path) -> String {
     let mut found: Vec<String> = names[..count]
         .split(|b| *b == 0)
         .filter(|name| {
-            name.starts_with(b"user.") && !name.starts_with(b"user.umoci") || *name == b"security.capability"
+            name.starts_with(b"user.") && !name.starts_with(b"user.umoci")
+                || *name == b"security.capability"
+                || name.starts_with(b"system.posix_acl_")
+                || *name == b"trusted.note"
         })
         .map(|name| {
             let mut value = vec![0u8; 64 << 10];
