@@ -331,7 +331,7 @@ fn changes() -> Vec<Case> {
             &[("sda", "node")],
         ),
         refused("a device of another kind", vec![Tape::new().header(&head("s", b's'))], "unknown entry type"),
-        refused("a file as a directory", vec![Tape::new().file("a", "1").file("a/b", "2")], "Not a directory"),
+        refused("a file as a directory", vec![Tape::new().file("a", "1").file("a/b", "2")], "directory"),
         refused(
             "an owner that means nobody",
             vec![Tape::new().pax(&[("uid", b"4294967295")]).file("a", "")],
