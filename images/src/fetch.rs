@@ -23,6 +23,7 @@ use crate::layers::{Key, Position, Unpacked};
 use crate::manifest::{Descriptor, Manifest};
 use crate::options::{Event, Platform, Progress};
 use crate::resolve::{self, Resolved};
+use crate::sound::{self, Trust};
 use crate::source::{self, Served, Source};
 use crate::store::{Shared, blocking};
 
@@ -184,7 +185,9 @@ struct OneLayer<'a, S> {
 impl<S: Source> OneLayer<'_, S> {
     async fn run(&self, permits: &Semaphore) -> Result<Key> {
         let _unpack = self.shared.flights.lock(format!("chain {}", self.position.chain_id)).await;
-        if let Some(key) = self.shared.layers.find(self.position) {
+        let (shared, position) = (self.shared.clone(), self.position.clone());
+        let here = blocking(move || sound::layer(&shared, &position, Trust::OwnEyes)).await?;
+        if let Some(key) = here {
             self.keep_blob(permits).await?;
             (self.progress)(Event::Exists(self.layer.digest.clone()));
             return Ok(key);

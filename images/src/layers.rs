@@ -15,6 +15,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::fault;
 use crate::pour::pour;
 use crate::rootfs::file_mount::{self, Detached};
+use crate::sound::{self, Shape};
 use crate::unpack::directory::Directory;
 use crate::unpack::target::Target;
 use crate::unpack::{self, Summary, borrowed::Borrowed, names::Names, tree};
@@ -104,6 +106,9 @@ pub(crate) struct Facts {
     /// doubt is compared with what the blob gives when it is unpacked once more.
     #[serde(default)]
     pub(crate) image_size: u64,
+    /// What a directory looks like from outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) shape: Option<Shape>,
 }
 
 impl Facts {
@@ -119,6 +124,8 @@ pub(crate) struct Layers {
     root: PathBuf,
     /// What new layers become.
     form: Form,
+    /// Layers that this process has looked at.
+    looked_at: Mutex<BTreeSet<Key>>,
 }
 
 /// A layer that is unpacked but not visible yet; deleted when dropped.
@@ -155,7 +162,7 @@ impl Layers {
     pub(crate) fn open(root: &Path, form: LayerForm) -> Result<Self> {
         disk::private_dir(&root.join("layers"))?;
         disk::private_dir(&root.join("unpack"))?;
-        let mut layers = Self { root: root.to_owned(), form: Form::Directory };
+        let mut layers = Self { root: root.to_owned(), form: Form::Directory, looked_at: Mutex::default() };
         layers.clear_unpack()?;
         if form == LayerForm::Erofs {
             let (dir, _lock) = layers.new_dir()?;
@@ -279,6 +286,7 @@ impl Layers {
                 hides_all: false,
                 form: Form::Directory,
                 image_size: 0,
+                shape: None,
             },
             implied: Names::default(),
             whited: Names::default(),
@@ -308,6 +316,10 @@ impl Layers {
             unpacked.rest_on(&dir.join("diff"), &views)?;
         }
         unpacked.close(&dir, if alone { &position.diff_id } else { &position.chain_id })?;
+        if unpacked.facts.form == Form::Directory {
+            unpacked.facts.shape = Some(sound::shape(&dir.join("diff"))?);
+            std::fs::write(dir.join("boot"), sound::boot()).context(|| "write the layer's boot")?;
+        }
         let facts =
             serde_json::to_vec(&unpacked.facts).map_err(|why| Error::caused(Kind::System, "layer.json", why))?;
         let write = fault::point("write layer.json").and_then(|()| std::fs::write(dir.join("layer.json"), facts));
@@ -346,6 +358,16 @@ impl Layers {
             });
         }
         Ok((mounted, views))
+    }
+
+    /// This process has looked at the layer.
+    pub(crate) fn has_seen(&self, key: &Key) -> bool {
+        self.looked_at.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
+    }
+
+    /// Notes that.
+    pub(crate) fn see(&self, key: &Key) {
+        self.looked_at.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
     }
 
     /// Every unpacked layer.

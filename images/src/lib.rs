@@ -78,6 +78,7 @@ mod rootfs;
 #[cfg(test)]
 mod scratch;
 mod sharing;
+mod sound;
 pub mod source;
 mod space;
 mod span;

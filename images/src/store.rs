@@ -23,6 +23,7 @@ use crate::reference::Reference;
 use crate::rootfs::shift::Shift;
 use crate::rootfs::{self, Plan, Rootfses};
 use crate::sharing::{Flights, Lease, Leases};
+use crate::sound::{self, Trust};
 use crate::source::registry::{Connections, Registry};
 use crate::space;
 use crate::used::Uses;
@@ -138,6 +139,7 @@ impl Store {
         };
         // Images of layers that a process mounted which then died.
         shared.layers.unview(&shared.layers.list()?, || shared.rootfses.needed(None))?;
+        sound::after_boot(&shared)?;
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -305,9 +307,18 @@ impl Store {
         image_id: &str,
         lease: &mut Lease,
     ) -> Result<Vec<Key>> {
-        let here = |key: &Key| self.shared.layers.form(key).is_some();
-        let record = record.filter(|record| record.image_id == image_id && record.layers.iter().all(here));
-        match record {
+        let record = record.filter(|record| record.image_id == image_id);
+        let shared = self.shared.clone();
+        let whole = move || {
+            let Some(record) = record else { return Ok(None) };
+            for key in &record.layers {
+                if !sound::is_whole(&shared, key, Trust::SinceBoot)? {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(record))
+        };
+        match blocking(whole).await? {
             // What is mounted, or was before a reboot, does not depend on the image any more.
             Some(record) => Ok(record.layers),
             None => self.unpacked(image_id, lease).await,
@@ -325,7 +336,10 @@ impl Store {
             lease.layer(&Key::alone(&position.diff_id));
             lease.layer(&Key::chained(&position.chain_id));
         }
-        if let Some(keys) = positions.iter().map(|position| self.shared.layers.find(position)).collect() {
+        let (shared, all) = (self.shared.clone(), positions.clone());
+        let find = move || all.iter().map(|position| sound::layer(&shared, position, Trust::SinceBoot)).collect();
+        let found: Vec<Option<Key>> = blocking(find).await?;
+        if let Some(keys) = found.into_iter().collect() {
             return Ok(keys);
         }
         let blobs: Vec<Descriptor> =

@@ -19,6 +19,8 @@ mod repair;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub(crate) use repair::set_aside;
+
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::options::Auth;

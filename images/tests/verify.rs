@@ -241,7 +241,11 @@ async fn blob_and_layer_damaged_at_once() {
     for blob in shop.blobs() {
         std::fs::write(blob, "").unwrap();
     }
-    std::fs::write(shop.layer_with("etc/passwd").join("diff/etc/passwd"), "").unwrap();
+    // Only the content, which no look from outside shows.
+    let file = shop.layer_with("etc/passwd").join("diff/attributed");
+    let before = std::fs::metadata(&file).unwrap().modified().unwrap();
+    std::fs::write(&file, "y").unwrap();
+    std::fs::File::open(&file).unwrap().set_modified(before).unwrap();
     let store = shop.house.store();
     let report = store.verify(&Verify { repair: true, auth: None }, unwatched()).await.unwrap();
     assert!(report.is_good(), "{report}");
@@ -355,4 +359,56 @@ async fn a_lost_index_is_made_again() {
     let asked = shop.server.asked.lock().unwrap()[before..].to_vec();
     assert!(asked.iter().all(|asked| asked.path.contains("/manifests/")), "content was fetched again: {asked:?}");
     assert!(store.verify(&Verify::default(), unwatched()).await.unwrap().faults.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_reboot_a_damaged_layer_is_noticed_before_it_is_used() {
+    if !may_mount("after_a_reboot_a_damaged_layer_is_noticed_before_it_is_used") {
+        return;
+    }
+    let shop = Shop::new("verify-boot").await;
+    let whole = {
+        let rootfs = shop.store.rootfs(&shop.id, "first").await.unwrap();
+        let whole = listing::of(&rootfs.path);
+        shop.store.release_rootfs("first").await.unwrap();
+        whole
+    };
+    let harms: [&dyn Fn(&Path); 4] = [
+        &|home| std::fs::write(home.join("diff/etc/passwd"), "").unwrap(),
+        &|home| std::fs::remove_file(home.join("diff/attributed")).unwrap(),
+        &|home| std::fs::write(home.join("layer.json"), "").unwrap(),
+        &|home| std::fs::remove_file(home.join("layer.json")).unwrap(),
+    ];
+    for (number, harm) in harms.iter().enumerate() {
+        let home = shop.layer_with("etc/passwd");
+        harm(&home);
+        // As after a reboot: the boot that the layer knows is another, and no process remembers anything.
+        std::fs::write(home.join("boot"), "another\n").unwrap();
+        std::fs::write(shop.house.path("store/boot"), "another\n").unwrap();
+        let asked = shop.server.asked.lock().unwrap().len();
+        let store = shop.house.store();
+        let rootfs = store.rootfs(&shop.id, "c").await.unwrap();
+        assert!(listing::of(&rootfs.path) == whole, "harm {number}");
+        store.release_rootfs("c").await.unwrap();
+        assert_eq!(shop.server.asked.lock().unwrap().len(), asked, "something was fetched");
+        assert!(store.verify(&Verify::default(), unwatched()).await.unwrap().faults.is_empty(), "harm {number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_empty_file_survives_a_second_pull() {
+    if !may_mount("no_empty_file_survives_a_second_pull") {
+        return;
+    }
+    let shop = Shop::new("verify-again").await;
+    for blob in shop.blobs() {
+        std::fs::write(blob, "").unwrap();
+    }
+    std::fs::write(shop.layer_with("etc/passwd").join("diff/etc/passwd"), "").unwrap();
+    std::fs::write(shop.layer_with("etc/new").join("diff/etc/new"), "").unwrap();
+    let store = shop.house.store();
+    store.pull(&shop.name, &PullOptions::default(), quiet()).await.unwrap();
+    let report = store.verify(&Verify::default(), unwatched()).await.unwrap();
+    assert!(report.faults.is_empty(), "{report}");
+    assert_eq!((report.blobs, report.layers), (5, 3));
 }

@@ -159,7 +159,7 @@ fn looks(wanted: &Stat, found: &Stat, kind: FileType) -> Option<String> {
 }
 
 /// A directory below `start`, reached through no link.
-fn open(start: &OwnedFd, path: &[u8]) -> Result<OwnedFd> {
+pub(crate) fn open(start: &OwnedFd, path: &[u8]) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     let (mut rest, mut at): (&[u8], Option<OwnedFd>) = (path, None);
