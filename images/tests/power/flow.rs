@@ -144,6 +144,8 @@ impl World {
 
 /// A registry as small as can be: `/v2/a/manifests/…`, `/v2/a/blobs/…` out of the layout `a`.
 fn answer(layouts: &Path, path: &str) -> Answer {
+    // A mirror is told for whom it stands: `?ns=registry.test`.
+    let path = path.split('?').next().unwrap();
     let words: Vec<&str> = path.split('/').collect();
     let ["", "v2", name, what, wanted] = words[..] else { return Answer::status(404) };
     let layout = layouts.join(name);
