@@ -43,6 +43,60 @@ impl Said {
     }
 }
 
+/// All crates' logs at their noisiest; one for the tests of this file, since there is one subscriber a process.
+fn listen() -> Said {
+    static SAID: std::sync::OnceLock<Said> = std::sync::OnceLock::new();
+    let start = || {
+        let said = Said::default();
+        let writer = said.clone();
+        let level = tracing_subscriber::filter::LevelFilter::TRACE;
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_max_level(level);
+        subscriber.with_writer(move || writer.clone()).init();
+        said
+    };
+    SAID.get_or_init(start).clone()
+}
+
+/// The same of HTTP/2 and TLS, whose crates log more.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_27_nothing_is_said_by_those_who_encrypt() {
+    let test = "case_27_nothing_is_said_by_those_who_encrypt";
+    if !support::registry::installed(test) || !support::pki::have(test, &["openssl"]) {
+        return;
+    }
+    let said = listen();
+    let house = House::new("quiet");
+    let mut registry = support::registry::Registry::start(&house.path("registry"));
+    registry.push_layout(&house.layout("web", &[("etc/x", "1")]), "web", "1").await;
+    let pki = support::pki::Pki::new(&house.path("pki"));
+    pki.issue("server", "ca", support::pki::Form::Sec1, "IP:127.0.0.1");
+    // `me` with the password `canary`, by htpasswd -nbB.
+    let passwords = "me:$2y$05$c6V30MkSMyjq2yvvJEEjHOmuqRowTCesXvE40zGZsla5Ary5fXfW6\n";
+    std::fs::write(house.path("passwords"), passwords).unwrap();
+    registry.secure(&pki.at("server.pem"), &pki.at("server.key"), &house.path("passwords").display().to_string());
+    let dir = house.path("hosts").join(registry.address.to_string());
+    std::fs::create_dir_all(&dir).unwrap();
+    let hosts = format!(
+        "server = \"https://{}\"\nca = {:?}\n[header]\nx-own = \"canary-own\"\n",
+        registry.address,
+        pki.at("ca.pem")
+    );
+    std::fs::write(dir.join("hosts.toml"), hosts).unwrap();
+    let store = Store::open(Config { hosts_dir: Some(house.path("hosts")), ..house.config() }).unwrap();
+    for (password, works) in [("canary", true), ("canary-wrong", false)] {
+        let auth = Auth::Basic { user: "me".into(), password: Secret::new(password) };
+        let pulled = store.pull(&registry.name("web:1"), &options(Some(auth)), gantry_images::quiet()).await;
+        assert_eq!(pulled.is_ok(), works);
+        if let Err(why) = pulled {
+            said.note(format_args!("{why} {why:?}"));
+        }
+    }
+    assert!(registry.access_log().contains("HTTP/2.0"));
+    assert!(String::from_utf8_lossy(&said.0.lock().unwrap()).contains("h2::"), "HTTP/2 was not heard");
+    let leaks = said.leaks();
+    assert!(leaks.is_empty(), "said:\n{}", leaks.join("\n"));
+}
+
 /// What the hosts of this test saw; each must see only what is its own.
 struct Town {
     registry: Server,
@@ -123,11 +177,7 @@ fn helper(house: &House, script: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn case_27_no_secret_is_said_or_sent_astray() {
-    let said = Said::default();
-    let writer = said.clone();
-    let subscriber =
-        tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing_subscriber::filter::LevelFilter::TRACE);
-    subscriber.with_writer(move || writer.clone()).init();
+    let said = listen();
     let house = House::new("bird");
     let content = Content::new(&house);
     let town = town(&content);

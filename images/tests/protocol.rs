@@ -76,6 +76,30 @@ async fn case_27_a_redirect_to_another_host_gets_no_credentials() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn case_27_only_the_registry_itself_is_answered() {
+    let house = House::new("asks");
+    let content = Content::new(&house);
+    let thief = Server::start(|_| Answer::ok(r#"{"token":"stolen"}"#));
+    let challenges = [format!("Bearer realm=\"{}\"", thief.url("/token")), "Basic realm=x".to_owned()];
+    for challenge in challenges {
+        let storage = Server::start(move |_| Answer::status(401).header("www-authenticate", challenge.clone()));
+        let (served, target) = (content.clone(), storage.url("/layer"));
+        let server = Server::start(move |asked| match asked.headers.contains_key("authorization") {
+            true if served.is_layer(asked) => Answer::status(307).header("location", target.clone()),
+            true => served.answer(asked),
+            false => Answer::status(401).header("www-authenticate", "Basic realm=\"x\""),
+        });
+        let why = pull(&house.store(), &server, with(basic())).await.unwrap_err();
+        assert_eq!(why.kind(), Kind::Unauthorized, "{why}");
+        assert!(
+            storage.log("authorization").iter().all(|(_, value)| value.is_none()),
+            "a redirect asked and was answered"
+        );
+        assert!(thief.log("authorization").is_empty(), "its token service was asked");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broken_download_is_continued_where_it_broke() {
     let house = House::new("broken");
     let content = Content::new(&house);

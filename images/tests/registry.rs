@@ -104,6 +104,14 @@ async fn an_index_gives_the_image_of_this_platform() {
         assert_eq!(image.repo_digests, [format!("{}/multi@{index}", registry.address)]);
         assert_eq!(store.image(&registry.name("multi:all").to_string()).unwrap().id, image.id);
     }
+    // By the digest of the index, with a tag beside it that may say anything.
+    let options = PullOptions { platform: Some("linux/arm64".parse().unwrap()), ..PullOptions::default() };
+    for name in [format!("multi@{index}"), format!("multi:none@{index}")] {
+        let other = Store::open(gantry_images::Config::at(house.path("other"))).unwrap();
+        let image = other.pull(&registry.name(&name), &options, quiet()).await.unwrap();
+        assert_eq!(image.manifest.to_string(), entry_of(&entries, "arm64"), "{name}");
+        assert!(image.repo_tags.is_empty(), "{name} is no tag: {image:?}");
+    }
     let options = PullOptions { platform: Some("linux/riscv64".parse().unwrap()), ..PullOptions::default() };
     let why = store.pull(&registry.name("multi:all"), &options, quiet()).await.unwrap_err();
     assert_eq!(why.kind(), Kind::Unsupported);

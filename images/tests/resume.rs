@@ -202,6 +202,17 @@ async fn a_registry_that_asks_for_patience() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn attempts_have_an_end() {
+    for (retry_for, attempts) in [(Duration::ZERO, 1), (Duration::from_secs(60), 5)] {
+        let house = House::new("end");
+        let server = Server::start(|_| Answer::status(503).header("retry-after", "0"));
+        let network = Network { retry_for, ..Network::default() };
+        let why = pull(&Store::open(Config { network, ..house.config() }).unwrap(), &server).await.unwrap_err();
+        assert_eq!((why.kind(), server.log("x").len()), (Kind::Unavailable, attempts), "{why}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn redirects_have_an_end() {
     let house = House::new("redirects");
     let server = Server::start(|asked| Answer::status(302).header("location", format!("{}x", asked.path)));

@@ -182,7 +182,8 @@ impl Endpoint {
         let key = format!("{} {}", origin(&self.start()).0, self.login.key());
         let known = self.shared.login(&key).or_else(|| self.login.unasked());
         let response = self.redirected(request, known.as_ref()).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        // Only the host itself is answered: what it redirects to may not ask for credentials.
+        if response.status() != StatusCode::UNAUTHORIZED || origin(response.url()) != origin(&self.start()) {
             return Ok(response);
         }
         if let Some(known) = &known {

@@ -91,9 +91,8 @@ impl Registry {
     /// The digest that a tag has now, if the registry tells it without sending the document (a HEAD request, which
     /// registries do not count against a rate limit). `None` if it does not, for whatever reason.
     pub async fn digest_of(&self, tag: &str) -> Option<(Digest, Option<String>)> {
-        let order = self.order(|endpoint| endpoint.can_resolve);
         let request = Request::head(self.manifest_path(tag)).header(ACCEPT, &accepted());
-        let first = &self.shared.endpoints[*order.first()?];
+        let first = self.shared.endpoints.iter().find(|endpoint| endpoint.can_resolve && !endpoint.is_silent())?;
         let response = first.send(&request).await.ok()?;
         let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         Some((header("docker-content-digest")?.parse().ok()?, header(CONTENT_TYPE.as_str())))

@@ -59,7 +59,10 @@ impl Material {
 
     /// The same for another host than the one that it was configured for: our name is not shown there.
     pub(super) fn without_identity(&self) -> Self {
-        Self { identities: Vec::new(), print: format!("{} elsewhere", self.print), ..self.clone() }
+        match self.identities.is_empty() {
+            true => self.clone(),
+            false => Self { identities: Vec::new(), print: format!("{} elsewhere", self.print), ..self.clone() },
+        }
     }
 
     /// A client's configuration; `system`: the roots of this machine.
