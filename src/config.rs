@@ -293,6 +293,21 @@ mod tests {
         assert_eq!(wrong.check().unwrap_err(), "images: garbage: high and low go together");
     }
 
+    /// What the README shows is read, and says what it says.
+    #[test]
+    fn the_example_in_the_readme() {
+        let readme = include_str!("../README.md");
+        let start = readme.find("```toml\n[images]").unwrap() + "```toml\n".len();
+        let text = &readme[start..start + readme[start..].find("```").unwrap()];
+        let config = Config::parse(&text.replace("\n#", "\n")).unwrap();
+        config.check().unwrap();
+        assert_eq!(config.image_store().hosts_dir.as_deref(), Some(Path::new(HOSTS_DIRS)));
+        let defaults = Config::default().image_store();
+        assert_eq!(config.images.parallel_downloads, defaults.parallel_downloads);
+        assert_eq!(config.images.garbage.interval, defaults.garbage.interval);
+        assert_eq!(config.images.garbage.min_age, defaults.garbage.min_age);
+    }
+
     #[test]
     fn what_is_printed_is_read_again() {
         let config = Config::parse("[images.garbage]\nhigh = \"85%\"\nlow = \"80%\"").unwrap();
