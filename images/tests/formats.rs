@@ -316,3 +316,44 @@ async fn indexes_in_indexes_and_entries_without_a_platform() {
     let why = import(hand.done(top, "deep:1"), "linux/s390x").await.unwrap_err();
     assert_eq!(why.kind(), Kind::TooLarge, "{why}");
 }
+
+/// Layers that others can fetch in parts are plain gzip and zstd to us, and what only their packing needs is not there.
+#[tokio::test]
+async fn stargz_and_chunked_layers() {
+    use std::io::Write as _;
+    if !may_mount("stargz_and_chunked_layers") {
+        return;
+    }
+    let house = House::new("stargz");
+    let store = house.store();
+    let gzip = |bytes: &[u8]| {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(bytes).unwrap();
+        gzip.finish().unwrap()
+    };
+    // Each file in a gzip member of its own, the table of contents last, then an empty member as footer.
+    let body = Tape::new().file(".no.prefetch.landmark", "\u{f}").file("a", "one").dir("d", 0o755).file("d/b", "two").0;
+    let toc = Tape::new().file("stargz.index.json", "{\"version\":1}").end();
+    let stargz = ([&body[..], &toc].concat(), [gzip(&body), gzip(&toc), gzip(b"")].concat());
+    // zstd frames, then a skippable one with the manifest and the footer of zstd:chunked.
+    let tar = Tape::new().file("c", "three").file("d/stargz.index.json", "of the image").end();
+    let (front, back) = tar.split_at(512);
+    let mut chunked = [zstd::encode_all(front, 1).unwrap(), zstd::encode_all(back, 1).unwrap()].concat();
+    chunked.extend([0x50, 0x2a, 0x4d, 0x18, 5, 0, 0, 0]);
+    chunked.extend(b"table");
+    let hand = Hand::new(house.path("stargz"));
+    let mut descriptors = Vec::new();
+    for (blob, kind) in [(&stargz.1, "gzip"), (&chunked, "zstd")] {
+        descriptors.push(hand.put(&format!("application/vnd.oci.image.layer.v1.tar+{kind}"), blob, json!({})));
+    }
+    let diff_ids = [Digest::of(&stargz.0).to_string(), Digest::of(&tar).to_string()];
+    let config = json!({"os": "linux", "architecture": "amd64", "config": {},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+    let config = hand.put("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes(), json!({}));
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": descriptors}).to_string();
+    let top = hand.put("application/vnd.oci.image.manifest.v1+json", manifest.as_bytes(), json!({}));
+    let image = store.import(&hand.done(top, "parts:1"), None).await.unwrap().remove(0);
+    let seen = tree(&store, &image.id, "c").await;
+    let names: Vec<&str> = seen.iter().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(names, ["/", "/a", "/c", "/d", "/d/b", "/d/stargz.index.json"]);
+}

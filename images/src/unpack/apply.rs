@@ -64,14 +64,27 @@ pub fn unpack<R: BufRead>(archive: &mut Archive<R>, root: OwnedFd, options: Opti
 /// [`Kind::System`] for the disk; errors of the source keep their kind.
 pub fn write<R: BufRead, T: Target>(archive: &mut Archive<R>, target: &mut T, options: Options) -> Result<Summary> {
     let mut layer = Layer { target, options, opaque: Names::default(), summary: Summary::default() };
+    let mut contents = None;
     while let Some(entry) = archive.next_entry()? {
+        contents = (entry.kind == Type::File && is_contents(&entry.path)).then_some(entry.size);
         fault::point("unpack an entry").context(|| "unpack")?;
         layer
             .apply(archive, &entry)
             .and_then(|()| layer.count())
             .map_err(|why| why.within(format!("unpack {}", whiteout::show(&entry.path))))?;
     }
+    if let Some(size) = contents {
+        layer.forget_stargz(size)?;
+    }
     layer.finish()
+}
+
+/// An eStargz layer ends with its table of contents and may hold a landmark for prefetching
+/// (containerd/stargz-snapshotter, docs/estargz.md): parts of the packing, none of the image.
+const STARGZ: [&[u8]; 3] = [b"stargz.index.json", b".prefetch.landmark", b".no.prefetch.landmark"];
+
+fn is_contents(path: &[u8]) -> bool {
+    path.strip_prefix(b"./").unwrap_or(path) == STARGZ[0]
 }
 
 struct Layer<'t, T> {
@@ -319,6 +332,21 @@ impl<T: Target> Layer<'_, T> {
         self.summary.hides_all |= parts.is_empty();
         self.target.make_opaque(parts)?;
         self.opaque.insert(&parts.join(&b'/'))
+    }
+
+    /// Takes away again what only an eStargz layer's packing needs; the table of contents has `size` bytes.
+    fn forget_stargz(&mut self, size: u64) -> Result<()> {
+        for name in STARGZ {
+            let parts: Components<'_> = vec![name];
+            let Some(place) = self.target.find(&parts)? else { continue };
+            if let Some(Stands::Other(_)) = self.target.stands(&place)? {
+                self.remove(&place, &parts)?;
+                let bytes = if name == STARGZ[0] { size } else { 1 };
+                self.summary.inodes = self.summary.inodes.saturating_sub(1);
+                self.summary.bytes = self.summary.bytes.saturating_sub(bytes.next_multiple_of(BLOCK));
+            }
+        }
+        Ok(())
     }
 
     fn finish(mut self) -> Result<Summary> {
