@@ -1,9 +1,10 @@
 //! The edge: gRPC requests are decoded, a verb is called, its result is encoded. Nothing is decided here.
 //!
-//! [`runtime`] and [`image`] are the two services; [`encode`] turns records into messages, [`status`] tells of
-//! the server itself. What may not stop half-way
-//! runs on a task of its own, so that a client that hangs up leaves nothing half done.
+//! [`runtime`] and [`image`] are the two services; [`encode`] turns records into messages, [`status`] tells of the server
+//! itself, [`deadline`] keeps the time that a client gives. What may not stop half-way runs on a task of its own, so that
+//! a client that hangs up leaves nothing half done.
 
+mod deadline;
 mod encode;
 mod image;
 mod lists;
@@ -21,6 +22,7 @@ use tonic::Status;
 use tonic::transport::server::Router;
 
 use crate::node::Node;
+use deadline::Deadline;
 
 /// What a server-side stream is made of.
 type Streaming<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -39,8 +41,8 @@ pub(crate) fn router(node: &Arc<Node>) -> Router {
     tonic::transport::Server::builder()
         // Rapid resets end a connection (CVE-2023-44487); h2 counts them itself, this bounds what is open at once.
         .max_concurrent_streams(Some(1024))
-        .add_service(runtime.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
-        .add_service(image.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
+        .add_service(Deadline(runtime.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)))
+        .add_service(Deadline(image.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)))
 }
 
 /// A verb of CRI that this version does not offer.
