@@ -34,6 +34,8 @@
 //! - Nothing has its final name before its digest was checked and its data reached the disk, so whatever can be
 //!   seen under `blobs/` and `layers/` is whole, whenever the power was cut.
 //! - `index.json` is the truth: an image exists when it is named there; all else is garbage or cache.
+//! - Only a reboot can lose what was written: `boot`, here and beside each layer, says in which one it was looked at last,
+//!   and the next use looks again ([`Store::verify`] reads everything).
 //! - Names out of a layer are resolved only by [`unpack::tree`], inside the layer's directory and never through a
 //!   symbolic link (SECURITY_CASES 13).
 //! - Credentials are sent to the host that they were given for and are never printed (case 27).

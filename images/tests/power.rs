@@ -6,8 +6,7 @@
 //! the store opens, every image whose arrival had been acknowledged is in the list and every removed one is not, each
 //! blob and each file of each layer is what it should be, and what was under way can be asked for again.
 //!
-//! `make power-cut` does it at every flush and at many points between, on ext4, xfs and btrfs, and with the disk of a
-//! virtual machine; `make test` at some.
+//! `make power-cut` does it at hundreds of points on ext4, xfs and btrfs; `make test` at some.
 
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
@@ -32,10 +31,8 @@ use support::{House, may_mount};
 const JOB: &str = "GANTRY_IMAGES_POWER_JOB";
 /// How many points each run tries; `make power-cut` says more.
 const CUTS: &str = "GANTRY_POWER_CUTS";
-/// A file system, or the log of a disk that a virtual machine has written, with its file system: `ext4=/path/log`.
-const LOG: &str = "GANTRY_POWER_LOG";
 
-/// Not a test of its own: what is done while the disk is recorded, here or in a virtual machine.
+/// Not a test of its own: what is done while the disk is recorded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "the child of the tests in this file"]
 async fn child() {
@@ -150,15 +147,4 @@ async fn without_syncs_corruption_is_found() {
     let torn = |damage: &&Damage| damage.what.contains(" is wrong and ") || damage.what.contains(" is not whole");
     let torn = damaged.iter().filter(torn).count();
     println!("{test}: {torn} of them with damaged content, not only with lost steps");
-}
-
-/// Examines a log that a virtual machine has left; `make power-cut` says where it is.
-#[tokio::test]
-#[ignore = "needs the log of a virtual machine's disk"]
-async fn power_cut_of_a_machine() {
-    let text = std::env::var(LOG).expect("GANTRY_POWER_LOG names the log");
-    let (kind, log) = text.split_once('=').unwrap();
-    let house = House::new("power-machine");
-    let (tried, damaged) = examine("power_cut_of_a_machine", kind, Path::new(log), &house, cuts(200)).await;
-    assert!(tried > 20 && damaged.is_empty(), "{tried} points: {damaged:#?}");
 }
