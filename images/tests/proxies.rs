@@ -12,7 +12,7 @@ use support::House;
 use support::http::{Answer, Server};
 use support::pki::{Form, Pki, have};
 use support::registry::{self, Registry};
-use support::relay::Proxy;
+use support::relay::{Proxy, Socks};
 
 /// `me:canary`.
 const AUTHORIZATION: &str = "Basic bWU6Y2FuYXJ5";
@@ -45,6 +45,23 @@ async fn a_plain_registry_behind_a_proxy() {
     let why = open("me:wrong-canary").pull(&name, &PullOptions::default(), quiet()).await.unwrap_err();
     assert!(why.kind() == Kind::Unauthorized && why.to_string().contains("the proxy wants a user"), "{why}");
     assert!(!format!("{why} {why:?}").contains("canary"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_registry_behind_socks() {
+    if !registry::installed("a_plain_registry_behind_socks") {
+        return;
+    }
+    let house = House::new("socks");
+    let registry = Registry::start(&house.path("registry"));
+    registry.push_layout(&house.layout("web", &[("etc/x", "1")]), "web", "1").await;
+    let socks = Socks::start(registry.address);
+    let all = Some(Secret::new(format!("socks5h://me:canary@{}", socks.address())));
+    let network = Network { proxies: Some(Proxies { all, ..Proxies::default() }), ..Network::default() };
+    let plain_http = vec!["registry.test:5000".to_owned()];
+    let store = Store::open(Config { plain_http, network, ..house.config() }).unwrap();
+    store.pull(&"registry.test:5000/web:1".parse().unwrap(), &PullOptions::default(), quiet()).await.unwrap();
+    assert_eq!(*socks.asked.lock().unwrap(), ["registry.test"]);
 }
 
 /// A registry with TLS for some names, `web:1` in it.

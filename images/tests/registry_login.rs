@@ -54,12 +54,12 @@ async fn passwords_from_everywhere() {
     let bad = format!(r#"{{"auths":{{"https://HOST/v2/team":{{"auth":"{}"}}}}}}"#, base64("me:wrong"));
     let why = pull(&bad, PullOptions::default()).await.unwrap_err();
     assert_eq!(why.kind(), Kind::Unauthorized);
-    let said = format!("the login for https://{}/v2/team in {} were not accepted", registry.address, login.display());
+    let said = format!("the login for https://{}/v2/team in {}: not accepted", registry.address, login.display());
     assert!(why.to_string().contains(&said) && why.to_string().contains("pull access denied"), "{why}");
     pull(&good, PullOptions::default()).await.unwrap();
     pull(&bad, basic("canary")).await.unwrap();
     let why = pull(&good, basic("wrong")).await.unwrap_err();
-    assert!(why.to_string().contains("the credentials given with the pull were not accepted"), "{why}");
+    assert!(why.to_string().contains("the credentials given with the pull: not accepted"), "{why}");
     let why = pull("{}", PullOptions::default()).await.unwrap_err();
     assert!(why.to_string().contains("no credentials were given"), "{why}");
     let helper = |name: &str, script: &str| {

@@ -144,3 +144,46 @@ fn serve(mut here: TcpStream, to: SocketAddr, wanted: &str, log: &Mutex<Vec<Stri
     }
     join(here, there, |_| ());
 }
+
+/// A SOCKS 5 proxy (RFC 1928, RFC 1929) that wants `me` and `canary`, and for which every name is one address.
+pub struct Socks {
+    listener: Listener,
+    /// The names that were asked for.
+    pub asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Socks {
+    pub fn start(to: SocketAddr) -> Self {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = asked.clone();
+        Self { listener: Listener::start(move |here| drop(socks(here, to, &log))), asked }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address
+    }
+}
+
+fn socks(mut here: TcpStream, to: SocketAddr, log: &Mutex<Vec<String>>) -> std::io::Result<()> {
+    let take = |here: &mut TcpStream, count: usize| {
+        let mut bytes = vec![0; count];
+        here.read_exact(&mut bytes).map(|()| bytes)
+    };
+    let methods = take(&mut here, 2)?[1];
+    take(&mut here, methods.into())?;
+    here.write_all(&[5, 2])?;
+    let login = take(&mut here, 2 + 2 + 1 + 6)?;
+    if login != b"\x01\x02me\x06canary" {
+        return here.write_all(&[1, 1]);
+    }
+    here.write_all(&[1, 0])?;
+    // Version, connect, reserved, a name and its length.
+    let head = take(&mut here, 5)?;
+    assert_eq!(head[..4], [5, 1, 0, 3], "a name is left to the proxy");
+    let name = take(&mut here, head[4].into())?;
+    take(&mut here, 2)?;
+    log.lock().unwrap().push(String::from_utf8(name).unwrap());
+    here.write_all(&[5, 0, 0, 1, 127, 0, 0, 1, 0, 0])?;
+    join(here, TcpStream::connect(to)?, |_| ());
+    Ok(())
+}

@@ -67,9 +67,9 @@ impl Login {
     /// For an error: what was tried.
     pub(super) fn said(&self) -> String {
         match self.found.get() {
-            Some(Lookup { auth: Some(_), origin }) => format!("{origin} were not accepted"),
+            Some(Lookup { auth: Some(_), origin }) => format!("{origin}: not accepted"),
             Some(Lookup { auth: None, origin }) => origin.clone(),
-            None if self.given.is_some() => "the credentials given with the pull were not accepted".into(),
+            None if self.given.is_some() => "the credentials given with the pull: not accepted".into(),
             None => "no credentials were sent, it asked for none in a way that is supported".into(),
         }
     }
@@ -87,7 +87,7 @@ mod tests {
         assert_ne!(given.key(), Login::new(Some(basic("other")), &files, "h", "r").key());
         assert_eq!(given.key(), Login::new(Some(basic("canary")), &files, "h", "r").key());
         assert_eq!(given.auth(&Network::default()).await, Some(&basic("canary")));
-        assert_eq!(given.said(), "the credentials given with the pull were not accepted");
+        assert_eq!(given.said(), "the credentials given with the pull: not accepted");
         assert!(!format!("{given:?} {}", given.key()).contains("canary"));
         let none = Login::new(None, &files, "h", "r");
         assert_eq!(none.auth(&Network::default()).await, None);
