@@ -1,8 +1,10 @@
 //! How much space a directory takes: allocated bytes and inodes, hard links counted once.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -10,6 +12,39 @@ use rustix::io::Errno;
 use crate::disk;
 use crate::error::{Context, Result};
 use crate::store::Usage;
+
+/// Measurements that cost something, so that whoever asks every few seconds about a tree of a million files does not
+/// keep a processor busy: one is believed for twenty times as long as it took, if that was more than 10 ms.
+#[derive(Debug, Default)]
+pub(crate) struct Measured(Mutex<HashMap<PathBuf, (Usage, Instant, Duration)>>);
+
+const CHEAP: Duration = Duration::from_millis(10);
+const BELIEVED: u32 = 20;
+
+impl Measured {
+    /// As [`of`], or what was found shortly before.
+    pub(crate) fn of(&self, path: &Path) -> Result<Usage> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(path).copied();
+        if let Some((usage, at, cost)) = known
+            && at.elapsed() < cost * BELIEVED
+        {
+            return Ok(usage);
+        }
+        let begun = Instant::now();
+        let usage = of(path)?;
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match begun.elapsed() {
+            cost if cost > CHEAP => drop(all.insert(path.to_owned(), (usage, Instant::now(), cost))),
+            _ => drop(all.remove(path)),
+        }
+        Ok(usage)
+    }
+
+    /// The tree is gone.
+    pub(crate) fn forget(&self, path: &Path) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|known, _| !known.starts_with(path));
+    }
+}
 
 /// Measures a tree without following links. What disappears meanwhile is not counted; containers go on writing.
 pub(crate) fn of(path: &Path) -> Result<Usage> {
@@ -65,6 +100,20 @@ fn add(usage: &mut Usage, stat: &rustix::fs::Stat) {
 mod tests {
     use super::*;
     use crate::scratch::Scratch;
+
+    #[test]
+    fn what_was_dear_is_believed_for_a_while() {
+        let dir = Scratch::new("measured");
+        let measured = Measured::default();
+        let cheap = measured.of(dir.path()).unwrap();
+        std::fs::write(dir.path().join("new"), "x").unwrap();
+        assert_eq!(measured.of(dir.path()).unwrap().inodes, cheap.inodes + 1, "a cheap one is made again");
+        let entry = (Usage { bytes: 7, inodes: 7 }, Instant::now(), Duration::from_secs(60));
+        measured.0.lock().unwrap().insert(dir.path().to_owned(), entry);
+        assert_eq!(measured.of(dir.path()).unwrap().inodes, 7);
+        measured.forget(dir.path());
+        assert_eq!(measured.of(dir.path()).unwrap().inodes, cheap.inodes + 1);
+    }
 
     #[test]
     fn links_count_once() {

@@ -86,6 +86,7 @@ pub(crate) struct Shared {
     pub(crate) layers: Layers,
     pub(crate) rootfses: Rootfses,
     pub(crate) mounts: Rootfses,
+    pub(crate) measured: space::Measured,
     pub(crate) index: Index<Vec<Arc<Image>>>,
     pub(crate) flights: Flights,
     pub(crate) leases: Arc<Leases>,
@@ -128,6 +129,7 @@ impl Store {
             layers: Layers::open(&root, config.layers)?,
             rootfses: Rootfses::open(&root)?,
             mounts: Rootfses::of_mounts(&root)?,
+            measured: space::Measured::default(),
             index: Index::open(&root, view, || recover::images(&blobs, &config.limits, now()))?,
             flights: Flights::default(),
             leases: Arc::new(Leases::open(&root)?),
@@ -355,12 +357,16 @@ impl Store {
         rootfs::check_key(key)?;
         let _one = self.shared.flights.lock(format!("rootfs {key}")).await;
         let (shared, owned) = (self.shared.clone(), key.to_owned());
-        blocking(move || shared.rootfses.release(&owned, &shared.layers))
-            .await
-            .context(|| format!("release rootfs {key}"))
+        blocking(move || {
+            shared.measured.forget(&shared.rootfses.paths(&owned).home);
+            shared.rootfses.release(&owned, &shared.layers)
+        })
+        .await
+        .context(|| format!("release rootfs {key}"))
     }
 
-    /// Space that a container's own writes take.
+    /// Space that a container's own writes take; where its root filesystem is a copy, all of it. Measured by a walk. A
+    /// large tree is measured again only after twenty times as long as that took, so that asking often stays cheap.
     ///
     /// # Errors
     /// [`Kind::NotFound`] without such a key.
@@ -373,7 +379,7 @@ impl Store {
             if !writes.is_dir() {
                 return Err(missing());
             }
-            space::of(&writes)
+            shared.measured.of(&writes)
         })
         .await
     }

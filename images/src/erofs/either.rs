@@ -256,3 +256,87 @@ impl Target for Either {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+    use std::path::Path;
+
+    use super::*;
+    use crate::layout::archive::{Item, write_header};
+    use crate::scratch::Scratch;
+    use crate::unpack::{Options, write};
+
+    fn archive() -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut put = |item: Item<'_>, data: &[u8]| {
+            write_header(&Item { size: data.len() as u64, mtime: (7, 8), mode: 0o640, ..item }, &mut out).unwrap();
+            out.extend_from_slice(data);
+            out.resize(out.len().next_multiple_of(512), 0);
+        };
+        let note = [(b"user.note".to_vec(), b"n".to_vec())];
+        put(Item { path: b"d/", flag: b'5', uid: 5, xattrs: &note, ..Item::default() }, b"");
+        put(Item { path: b"d/file", flag: b'0', gid: 6, xattrs: &note, ..Item::default() }, &[b'x'; 9000]);
+        put(Item { path: b"d/link", flag: b'1', link: b"d/file", ..Item::default() }, b"");
+        put(Item { path: b"d/.wh..wh..opq", flag: b'0', ..Item::default() }, b"");
+        put(Item { path: b".wh.gone", flag: b'0', ..Item::default() }, b"");
+        put(Item { path: b"sym", flag: b'2', link: b"d", ..Item::default() }, b"");
+        put(Item { path: b"implied/deep/pipe", flag: b'6', ..Item::default() }, b"");
+        for n in 0..100 {
+            let path = format!("sym/n{n}");
+            put(Item { path: path.as_bytes(), flag: b'0', ..Item::default() }, path.as_bytes());
+        }
+        put(Item { path: b"late", flag: b'1', link: b"sym/file", ..Item::default() }, b"");
+        out.extend([0; 1024]);
+        out
+    }
+
+    fn unpacked(dir: &Path, budget: usize) -> (Vec<String>, bool) {
+        std::fs::create_dir_all(dir.join("diff")).unwrap();
+        let file = File::options().read(true).write(true).create_new(true).open(dir.join("image")).unwrap();
+        let root = crate::disk::open_dir(&dir.join("diff")).unwrap();
+        let mut target = Either::with_budget(file, root, budget).unwrap();
+        let options = Options { lowest: false, entries: 1000 };
+        let summary = write(&mut Archive::new(archive().as_slice()), &mut target, options).unwrap();
+        let image = matches!(target, Either::Image(_));
+        if let Some(mut unfinished) = target.unfinished() {
+            unfinished.give_up().unwrap().finish().unwrap();
+        }
+        let mut lines = vec![format!("{:?} {}", summary.implied.paths().collect::<Vec<_>>(), summary.inodes)];
+        let mut todo = vec![dir.join("diff")];
+        while let Some(at) = todo.pop() {
+            let meta = std::fs::symlink_metadata(&at).unwrap();
+            let is = (meta.mode(), meta.uid(), meta.gid(), meta.nlink(), meta.rdev(), meta.mtime(), meta.mtime_nsec());
+            let content = if meta.is_file() { std::fs::read(&at).unwrap() } else { Vec::new() };
+            let digest = crate::Digest::of(&content);
+            lines.push(format!("{:?} {is:?} {digest}", at.strip_prefix(dir).unwrap()));
+            if meta.is_dir() {
+                todo.extend(std::fs::read_dir(&at).unwrap().map(|entry| entry.unwrap().path()));
+            }
+        }
+        assert!(dir.join("diff/gone").symlink_metadata().is_ok(), "the whiteout");
+        // Neither the root nor a whiteout has a time of its own.
+        lines.retain(|line| !line.starts_with("\"diff\" ") && !line.starts_with("\"diff/gone\" "));
+        lines.sort();
+        (lines, image)
+    }
+
+    /// Given up at once, in the middle, or at the end: the files are the same.
+    #[test]
+    fn a_layer_that_is_too_large_becomes_files() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED a_layer_that_is_too_large_becomes_files: needs root, to give files away");
+            return;
+        }
+        let dir = Scratch::new("either");
+        let (wanted, at_once) = unpacked(&dir.path().join("0"), 0);
+        let (middle, in_the_middle) = unpacked(&dir.path().join("1"), 4000);
+        let (last, whole) = unpacked(&dir.path().join("2"), 1 << 30);
+        assert_eq!((at_once, in_the_middle, whole), (false, false, true));
+        for other in [middle, last] {
+            let differ: Vec<_> = wanted.iter().zip(&other).filter(|(wanted, other)| wanted != other).collect();
+            assert!(differ.is_empty() && wanted.len() == other.len(), "{differ:#?}");
+        }
+        assert!(wanted.len() > 105 && wanted.iter().any(|line| line.contains("diff/late")));
+    }
+}
