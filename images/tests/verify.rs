@@ -97,85 +97,64 @@ async fn a_whole_store_is_good() {
     assert_eq!(std::fs::read_dir(shop.house.path("store/unpack")).unwrap().count(), 0, "skeletons are left");
 }
 
+/// A file, what is told once the function has harmed it, and the function.
+type Harm = (&'static str, &'static str, fn(&Path));
+
+const HARMS: [Harm; 14] = [
+    ("etc/passwd", "/etc/passwd: has 0 bytes", |path| std::fs::write(path, "").unwrap()),
+    ("etc/passwd", ": has other content", flip),
+    ("etc/passwd", "/etc/passwd: is missing", |path| std::fs::remove_file(path).unwrap()),
+    ("attributed", "/attributed: has mode 0777", |path| set_mode(path, 0o777)),
+    ("attributed", "/attributed: belongs to 5:6", |path| std::os::unix::fs::chown(path, Some(5), Some(6)).unwrap()),
+    ("attributed", "/attributed: has another time", |path| set_time(path, std::time::UNIX_EPOCH)),
+    ("etc/link", "/etc/link: links elsewhere", |path| {
+        std::fs::remove_file(path).unwrap();
+        std::os::unix::fs::symlink("shadow", path).unwrap();
+    }),
+    ("etc/hard", "hard links", |path| {
+        let content = std::fs::read(path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        std::fs::write(path, content).unwrap();
+    }),
+    ("null", "/null: is of another kind", |path| {
+        std::fs::remove_file(path).unwrap();
+        std::fs::write(path, "").unwrap();
+    }),
+    ("attributed", "/attributed: has other extended attributes", |path| {
+        rustix::fs::lsetxattr(path, "user.key", b"other", rustix::fs::XattrFlags::empty()).unwrap();
+    }),
+    ("etc/passwd", "/etc/extra: does not belong here", |path| {
+        std::fs::write(path.with_file_name("extra"), "").unwrap();
+    }),
+    ("etc/new", "/etc/shadow: is missing", |path| std::fs::remove_file(path.with_file_name("shadow")).unwrap()),
+    ("made/by/path", "/made: has mode 0700", |path| set_mode(path.ancestors().nth(2).unwrap(), 0o700)),
+    ("gone/x", "/gone: is missing", |path| std::fs::remove_dir_all(path.parent().unwrap()).unwrap()),
+];
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+}
+
+fn set_time(path: &Path, time: std::time::SystemTime) {
+    std::fs::File::open(path).unwrap().set_modified(time).unwrap();
+}
+
+/// One bit, and everything else as it was.
+fn flip(path: &Path) {
+    let before = std::fs::metadata(path).unwrap().modified().unwrap();
+    let mut content = std::fs::read(path).unwrap();
+    content[7000] ^= 1;
+    std::fs::write(path, content).unwrap();
+    set_time(path, before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_damage_of_a_layer_is_found_and_repaired() {
     if !may_mount("every_damage_of_a_layer_is_found_and_repaired") {
         return;
     }
     let shop = Shop::new("verify-layer").await;
-    let time = |path: &Path| std::fs::File::open(path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
-    let same_time = |path: &Path, change: &dyn Fn(&Path)| {
-        let before = std::fs::metadata(path).unwrap().modified().unwrap();
-        change(path);
-        std::fs::File::open(path).unwrap().set_modified(before).unwrap();
-    };
-    let flip = |path: &Path| {
-        let mut content = std::fs::read(path).unwrap();
-        content[7000] ^= 1;
-        std::fs::write(path, content).unwrap();
-    };
-    let mode = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
-    let set = |path: &Path| {
-        rustix::fs::lsetxattr(path, "user.key", b"other", rustix::fs::XattrFlags::empty()).unwrap();
-    };
-    type Harm<'a> = (&'a str, &'a str, Box<dyn Fn(&Path) + 'a>);
-    let harms: Vec<Harm<'_>> = vec![
-        ("etc/passwd", "/etc/passwd: has 0 bytes", Box::new(|path| std::fs::write(path, "").unwrap())),
-        ("etc/passwd", ": has other content", Box::new(|path| same_time(path, &flip))),
-        ("etc/passwd", "/etc/passwd: is missing", Box::new(|path| std::fs::remove_file(path).unwrap())),
-        ("attributed", "/attributed: has mode 0777", Box::new(|path| mode(path, 0o777))),
-        (
-            "attributed",
-            "/attributed: belongs to 5:6",
-            Box::new(|path| {
-                std::os::unix::fs::chown(path, Some(5), Some(6)).unwrap();
-            }),
-        ),
-        ("attributed", "/attributed: has another time", Box::new(|path| time(path))),
-        (
-            "etc/link",
-            "/etc/link: links elsewhere",
-            Box::new(|path| {
-                std::fs::remove_file(path).unwrap();
-                std::os::unix::fs::symlink("shadow", path).unwrap();
-            }),
-        ),
-        (
-            "etc/hard",
-            "hard links",
-            Box::new(|path| {
-                let content = std::fs::read(path).unwrap();
-                std::fs::remove_file(path).unwrap();
-                std::fs::write(path, content).unwrap();
-            }),
-        ),
-        (
-            "null",
-            "/null: is of another kind",
-            Box::new(|path| {
-                std::fs::remove_file(path).unwrap();
-                std::fs::write(path, "").unwrap();
-            }),
-        ),
-        ("attributed", "/attributed: has other extended attributes", Box::new(|path| set(path))),
-        (
-            "etc/passwd",
-            "/etc/extra: does not belong here",
-            Box::new(|path| {
-                std::fs::write(path.with_file_name("extra"), "").unwrap();
-            }),
-        ),
-        (
-            "etc/new",
-            "/etc/shadow: is missing",
-            Box::new(|path| {
-                std::fs::remove_file(path.with_file_name("shadow")).unwrap();
-            }),
-        ),
-        ("made/by/path", "/made: has mode 0700", Box::new(|path| mode(path.ancestors().nth(2).unwrap(), 0o700))),
-        ("gone/x", "/gone: is missing", Box::new(|path| std::fs::remove_dir_all(path.parent().unwrap()).unwrap())),
-    ];
-    for (path, expect, harm) in harms {
+    for (path, expect, harm) in HARMS {
         harm(&shop.layer_with(path).join("diff").join(path));
         let report = shop.verify(false).await;
         assert!(told(&report).contains(expect), "{path}: expected {expect:?}: {report}");
