@@ -80,7 +80,9 @@ impl Node {
         let text = format!(
             "data_dir = \"{dir}/data\"\nrun_dir = \"{dir}/run\"\nconfig_dir = \"{dir}/etc\"\nlog_dir = \"{dir}/logs\"\n\
              node_name = \"node-1\"\napi_address = \"127.0.0.1:{port}\"\nprivate_network = true\n\
-             cgroup_root = \"/{}\"\nruntime = \"{}\"\nlog = \"info\"\n",
+             cgroup_root = \"/{}\"\nruntime = \"{}\"\nlog = \"info\"\n\
+             image_gc_high_threshold_percent = 100\n",
+            // However full this machine's disk is, the image stays.
             house.name(),
             runtime.display()
         );
