@@ -55,6 +55,7 @@ power-cut: setup-test ## cut the power of recorded disks at hundreds of points o
 
 bench: setup-bench build ## measure against the peers, interleaved, and print the table
 	$(CARGO) build -p gantry-runtime --profile runtime --target $(MUSL) --examples
+	$(CARGO) build -p gantry-images --release --example bench-images
 	$(CARGO) run -q --release -p gantry-tests --bin bench
 
 SHARE := $(DESTDIR)$(PREFIX)/share

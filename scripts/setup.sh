@@ -23,7 +23,10 @@ for purpose in "$@"; do
       # libseccomp's own compiler of filters, which ours is compared with.
       /usr/bin/python3 -c 'import seccomp' 2>/dev/null || packages="$packages python3-seccomp"
       ;;
-    bench) want runc runc; want crun crun; want strace strace ;;
+    bench)
+      want runc runc; want crun crun; want strace strace
+      want docker-registry docker-registry; want skopeo skopeo; want containerd containerd; want zstd zstd
+      want mke2fs e2fsprogs ;;
     vm) want qemu-system-x86_64 qemu-system-x86; want mke2fs e2fsprogs; want depmod kmod; want strip binutils ;;
     *) fail "unknown purpose '$purpose'; the purposes are demo, test, bench and vm" ;;
   esac

@@ -1,12 +1,13 @@
 //! `make bench`: ours and a peer's command in turns, in one run, and the ratio of their medians.
 //!
 //! Absolute times differ by machine and hour; a ratio of interleaved runs does not. The table goes to standard output;
-//! `BENCHMARKS.md` keeps the last one with its date and kernel. `bench quick` takes a short look, `bench runtime` and
-//! `bench node` a part; `CRUN_NEWEST` (or `crun-newest` in PATH) is one peer more.
+//! `BENCHMARKS.md` keeps the last one with its date and kernel. `bench quick` takes a short look, `bench runtime`,
+//! `bench images` and `bench node` a part; `CRUN_NEWEST` (or `crun-newest` in PATH) is one peer more.
 #![forbid(unsafe_code)]
 
 mod compare;
 mod footprint;
+mod images;
 mod node;
 mod peers;
 mod runtimes;
@@ -15,6 +16,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("--cost", words)) = wanted.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return end(images::told(words));
+    }
     let quick = wanted.iter().any(|word| word == "quick");
     let parts: Vec<&String> = wanted.iter().filter(|word| *word != "quick").collect();
     let has = |part: &str| parts.is_empty() || parts.iter().any(|word| *word == part);
@@ -30,9 +34,16 @@ fn main() -> ExitCode {
     if has("runtime") {
         result = runtime(quick);
     }
+    if has("images") {
+        result = result.and(images::measure(quick));
+    }
     if has("node") && !(quick && parts.is_empty()) {
         result = result.and(node::measure());
     }
+    end(result)
+}
+
+fn end(result: Result<(), String>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
