@@ -85,17 +85,31 @@ pub(crate) async fn configuration<S: Source>(
     let limit = shared.config.limits.config_bytes;
     let body = match shared.blobs.read_small(&wanted.digest, limit)? {
         Some(body) => body,
-        None => {
-            let body = source::whole(from, wanted, limit, progress).await?;
-            let (shared, digest, copy) = (shared.clone(), wanted.digest.clone(), body.clone());
-            blocking(move || shared.blobs.put(&digest, &copy)).await?;
-            body
-        }
+        None => fetch_configuration(shared, from, wanted, progress).await?,
     };
     match manifest.artifact {
         Some(_) => Ok(ImageConfiguration::default()),
         None => parse_configuration(&body).context(|| format!("image configuration {}", wanted.digest)),
     }
+}
+
+/// One request, however many ask for it at once.
+async fn fetch_configuration<S: Source>(
+    shared: &Arc<Shared>,
+    from: &S,
+    wanted: &Descriptor,
+    progress: &Progress,
+) -> Result<Vec<u8>> {
+    let turn = shared.flights.lock(format!("blob {}", wanted.digest)).await;
+    let limit = shared.config.limits.config_bytes;
+    if let Some(body) = shared.blobs.read_small(&wanted.digest, limit)? {
+        return Ok(body);
+    }
+    turn.failure(&from.party())?;
+    let body = source::whole(from, wanted, limit, progress).await.inspect_err(|why| turn.failed(&from.party(), why))?;
+    let (shared, digest, copy) = (shared.clone(), wanted.digest.clone(), body.clone());
+    blocking(move || shared.blobs.put(&digest, &copy)).await?;
+    Ok(body)
 }
 
 /// Reads an image configuration.
@@ -184,7 +198,7 @@ struct OneLayer<'a, S> {
 
 impl<S: Source> OneLayer<'_, S> {
     async fn run(&self, permits: &Semaphore) -> Result<Key> {
-        let _unpack = self.shared.flights.lock(format!("chain {}", self.position.chain_id)).await;
+        let turn = self.shared.flights.lock(format!("chain {}", self.position.chain_id)).await;
         let (shared, position) = (self.shared.clone(), self.position.clone());
         let here = blocking(move || sound::layer(&shared, &position, Trust::OwnEyes)).await?;
         if let Some(key) = here {
@@ -192,7 +206,8 @@ impl<S: Source> OneLayer<'_, S> {
             (self.progress)(Event::Exists(self.layer.digest.clone()));
             return Ok(key);
         }
-        let unpacked = self.content(permits).await?;
+        turn.failure(&self.from.party())?;
+        let unpacked = self.content(permits).await.inspect_err(|why| turn.failed(&self.from.party(), why))?;
         let below = match unpacked.is_alone() {
             true => Vec::new(),
             false => self.keys_below().await?,

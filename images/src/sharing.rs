@@ -4,36 +4,85 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::FlockOperation;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::digest::Digest;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::garbage::Roots;
 use crate::layers::Key;
 
-/// One lock a key. Whoever waited finds the work done; if the first failed or was cancelled, the next one tries.
+/// One lock a key. Whoever waited finds the work done; if the first was cancelled, the next one tries; if it failed at
+/// what the others would do alike, they fail with it.
 #[derive(Default)]
-pub(crate) struct Flights(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>);
+pub(crate) struct Flights(Mutex<HashMap<String, Weak<Flight>>>);
+
+#[derive(Default)]
+struct Flight {
+    seat: Arc<tokio::sync::Mutex<()>>,
+    /// Turns asked for so far.
+    asked: AtomicU64,
+    failed: Mutex<Option<Failure>>,
+}
+
+/// Why the last turn that failed did, for those who waited for it.
+struct Failure {
+    /// Turns asked for until then.
+    asked: u64,
+    party: String,
+    kind: Kind,
+    text: String,
+}
+
+/// The key is held until this is dropped.
+pub(crate) struct Turn {
+    _seat: OwnedMutexGuard<()>,
+    flight: Arc<Flight>,
+    number: u64,
+}
 
 impl Flights {
     /// Waits for the key.
-    pub(crate) async fn lock(&self, key: String) -> OwnedMutexGuard<()> {
-        let lock = {
+    pub(crate) async fn lock(&self, key: String) -> Turn {
+        let flight = {
             let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            known.retain(|_, lock| lock.strong_count() > 0);
+            known.retain(|_, flight| flight.strong_count() > 0);
             match known.get(&key).and_then(Weak::upgrade) {
-                Some(lock) => lock,
+                Some(flight) => flight,
                 None => {
-                    let lock = Arc::new(tokio::sync::Mutex::new(()));
-                    known.insert(key, Arc::downgrade(&lock));
-                    lock
+                    let flight = Arc::new(Flight::default());
+                    known.insert(key, Arc::downgrade(&flight));
+                    flight
                 }
             }
         };
-        lock.lock_owned().await
+        let number = flight.asked.fetch_add(1, Ordering::SeqCst);
+        Turn { _seat: flight.seat.clone().lock_owned().await, flight, number }
+    }
+}
+
+impl Turn {
+    /// Tells those who wait at this moment, and would ask the same `party`, that it is of no use. What credentials
+    /// decide is not told: others may have better ones.
+    pub(crate) fn failed(&self, party: &str, why: &Error) {
+        if !matches!(why.kind(), Kind::Unauthorized | Kind::NotFound) {
+            let (party, text) = (party.to_owned(), why.to_string());
+            let failure = Failure { asked: self.flight.asked.load(Ordering::SeqCst), party, kind: why.kind(), text };
+            *self.flight.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+        }
+    }
+
+    /// The failure of a turn with the same `party` that ended while this one was waited for.
+    pub(crate) fn failure(&self, party: &str) -> Result<()> {
+        match &*self.flight.failed.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(failure) if failure.asked > self.number && failure.party == party && !party.is_empty() => {
+                Err(Error::new(failure.kind, failure.text.clone()))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -191,5 +240,28 @@ mod tests {
         assert!(tokio::time::timeout(wait, flights.lock("a".into())).await.is_err());
         drop(first);
         assert!(tokio::time::timeout(wait, flights.lock("a".into())).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_of_those_who_waited() {
+        let flights = Flights::default();
+        let first = flights.lock("a".into()).await;
+        let mut waits = Box::pin(flights.lock("a".into()));
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        first.failed("host", &Error::new(Kind::Unavailable, "down"));
+        let mut late = Box::pin(flights.lock("a".into()));
+        assert!(futures_util::poll!(&mut late).is_pending());
+        drop(first);
+        let waited = waits.await;
+        assert_eq!(waited.failure("host").unwrap_err().kind(), Kind::Unavailable);
+        waited.failure("other").unwrap();
+        drop(waited);
+        late.await.failure("host").unwrap();
+        let first = flights.lock("b".into()).await;
+        let mut waits = Box::pin(flights.lock("b".into()));
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        first.failed("host", &Error::new(Kind::Unauthorized, "wrong password"));
+        drop(first);
+        waits.await.failure("host").unwrap();
     }
 }

@@ -36,6 +36,11 @@ pub trait Source: Send + Sync {
         true
     }
 
+    /// Who answers, to tell whether two callers would get the same answer; empty if that cannot be told.
+    fn party(&self) -> String {
+        String::new()
+    }
+
     /// A manifest or index by tag or digest, its digest verified.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! plain tars `DIR/plain/N.tar`). Shapes: `mixed`, 300 MB in five layers as images are; `large`, one layer of 2 GB; `tiny`, one
 //! layer of 200,000 small files; `many`, 100 layers; `list`, 500 images of one small layer.
 //! `bench-images pull COUNT ROOT NAME` pulls one image COUNT times at once; prints the microseconds.
+//! `bench-images pull-erofs` does the same with layers as EROFS images.
 //! `bench-images list ROOT` prints the microseconds of the first and of a later [`Store::images`].
 
 mod content;
@@ -18,7 +19,7 @@ use std::time::Instant;
 
 use content::{Item, Look, Supply};
 use gantry_images::digest::{Algorithm, Hasher};
-use gantry_images::{Config, Digest, PullOptions, Store, quiet};
+use gantry_images::{Config, Digest, LayerForm, PullOptions, Store, quiet};
 use serde_json::{Value, json};
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -33,7 +34,10 @@ fn main() -> Outcome<()> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["make", shape, dir] => make(shape, Path::new(dir)),
-        ["pull", count, root, name] => pull(count.parse()?, Path::new(root), name),
+        ["pull", count, root, name] => pull(count.parse()?, Config::at(root), name),
+        ["pull-erofs", count, root, name] => {
+            pull(count.parse()?, Config { layers: LayerForm::Erofs, ..Config::at(root) }, name)
+        }
         ["list", root] => list(Path::new(root)),
         _ => Err("usage: bench-images make SHAPE DIR | pull COUNT ROOT NAME | list ROOT".into()),
     }
@@ -194,9 +198,9 @@ fn image(blobs: &Path, layers: &[(Value, Digest)], name: &str, number: usize) ->
     }))
 }
 
-fn pull(count: usize, root: &Path, name: &str) -> Outcome<()> {
+fn pull(count: usize, config: Config, name: &str) -> Outcome<()> {
     let runtime = tokio::runtime::Runtime::new()?;
-    let store = Store::open(Config::at(PathBuf::from(root)))?;
+    let store = Store::open(config)?;
     let reference: gantry_images::Reference = name.parse()?;
     let start = Instant::now();
     runtime.block_on(async {

@@ -156,6 +156,10 @@ fn checked(wanted: &str, told: Option<&str>, body: &[u8]) -> Result<Digest> {
 }
 
 impl Source for Registry {
+    fn party(&self) -> String {
+        format!("{}/{}", self.shared.host, self.shared.path)
+    }
+
     async fn document(&self, wanted: &str, limit: u64) -> Result<Served> {
         let by_digest = wanted.contains(':');
         let order = self.order(|endpoint| if by_digest { endpoint.can_pull } else { endpoint.can_resolve });
