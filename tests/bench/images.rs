@@ -234,7 +234,7 @@ fn at_once(hall: &Hall<'_>, rounds: usize) -> Result<(), String> {
 fn list(hall: &Hall<'_>, rounds: usize) -> Result<(), String> {
     let disk = hall.disk.fresh()?;
     let (root, layout) = (disk.join("listed"), hall.dir.join("list-gzip"));
-    tools::output(&text(&hall.gantry), &["image", "import", "--root", &text(&root), &text(&layout)])?;
+    cost(&hall.gantry, &["image", "import", "--root", &text(&root), &text(&layout)])?;
     let said = tools::output(&text(&hall.store), &["list", &text(&root)])?;
     let micros: Vec<u64> = said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     let [open, usual, worst] = micros[..] else { return Err(format!("bench-images list said {said:?}")) };
