@@ -62,7 +62,7 @@ SHARE := $(DESTDIR)$(PREFIX)/share
 security: setup-bench build ## try attacks that have worked on OCI runtimes, on ours, runc and crun; print the table
 	$(CARGO) run -q -p gantry-tests --bin security
 
-fuzz: setup-test ## fuzz every parser of the runtime, a quarter of an hour
+fuzz: setup-test ## fuzz the parsers of the runtime and of images, half an hour
 	@scripts/fuzz.sh 225
 
 install: build ## install both binaries, man pages and completions below PREFIX (/usr/local)

@@ -257,6 +257,9 @@ fn case_14_two_sizes_are_refused() {
         let tar = Tape::new().header(&Head { size: 512, link: "x", ..head("x", flag) }).data(&[1; 512]).end();
         assert_eq!(case.unpack(&tar).unwrap_err().kind(), Kind::Invalid, "data behind type {}", flag as char);
     }
+    // Go refuses what follows a single block of zeros, others do not look at it.
+    let lone = [Tape::new().file("a", "1").0, vec![0; 512], Tape::new().file("b", "2").end()].concat();
+    assert!(case.unpack(&lone).unwrap_err().to_string().contains("a single block of zeros"));
     let cut = &Tape::new().file("a", "hello").0[..700];
     assert_eq!(case.unpack(cut).unwrap_err().kind(), Kind::Invalid);
     assert_eq!(case.unpack(&[1; 512]).unwrap_err().kind(), Kind::Invalid);

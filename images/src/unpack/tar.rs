@@ -181,8 +181,8 @@ impl<R: BufRead> Archive<R> {
         Ok(Some((block, header)))
     }
 
-    /// Two blocks of zeros end an archive, and what follows them is nobody's. Behind a single one GNU tar goes on,
-    /// Python stops and Go gives up, so only the end of the stream may follow it.
+    /// Two blocks of zeros end an archive, and what follows them is nobody's. Behind a single one GNU tar
+    /// and Python stop, and Go refuses the archive: so only the end of the stream may follow it.
     fn second_end(&mut self) -> Result<()> {
         let mut left = BLOCK;
         while left > 0 {

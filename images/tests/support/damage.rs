@@ -8,6 +8,8 @@ use super::tape::{Head, Tape, head};
 pub fn seeds() -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = [plain(), pax(), gnu(), sparse(), mixed()].map(Tape::end).to_vec();
     all.extend([old_sparse(), numbers(), star(), joined(1), joined(2)]);
+    // A file or a directory, as one reads it.
+    all.push(Tape::new().file("a", "1").file("slash/", "").end());
     // Without its end; and as Go leaves an archive that nobody closes, without the padding of its last file.
     let open = Tape::new().file("first", "1").file("last", "2");
     all.push(open.0[..open.0.len() - 511].to_vec());
