@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
+use crate::network::{Ranges, Settings};
 
 /// Everything that [`crate::run`] can be told. Several servers fit on one host when `socket`, `root`, `run`,
 /// `images_root` and `bridge` differ.
@@ -31,7 +32,8 @@ pub struct Config {
     pub runtime_binary: Option<PathBuf>,
     /// Parent of the cgroups of pods whose configuration names no `cgroup_parent`.
     pub cgroup_root: String,
-    /// Addresses of pods: one IPv4 and/or one IPv6 range, comma separated.
+    /// Addresses of pods on the built-in bridge: one IPv4 and/or one IPv6 range, comma separated. With both, pods get
+    /// both; the first range is that of the primary addresses.
     pub pod_cidr: String,
     /// Name of the built-in network's bridge, at most 15 bytes.
     pub bridge: String,
@@ -42,6 +44,8 @@ pub struct Config {
     /// Aborts the process at the fault point of this name. Only for the tests of recovery.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
+    /// Which network pods are attached to.
+    pub network: Settings,
 }
 
 /// The seccomp profile of containers that name none.
@@ -67,11 +71,12 @@ impl Default for Config {
             cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             runtime_binary: None,
             cgroup_root: "/gantry".into(),
-            pod_cidr: "10.88.0.0/16".into(),
+            pod_cidr: "10.88.0.0/16,fd5a:67e0:88::/64".into(),
             bridge: "gantry0".into(),
             streaming_address: SocketAddr::from(([127, 0, 0, 1], 0)),
             default_seccomp: DefaultSeccomp::default(),
             fault: None,
+            network: Settings::default(),
         }
     }
 }
@@ -102,7 +107,8 @@ impl Config {
         if self.bridge.is_empty() || self.bridge.len() > 15 {
             return invalid(format!("bridge: {:?} is not a name of 1 to 15 bytes", self.bridge));
         }
-        Ok(())
+        self.pod_cidr.parse::<Ranges>().map_err(|why| why.within("pod_cidr"))?;
+        self.network.check()
     }
 
     fn paths(&self) -> impl Iterator<Item = (&'static str, &Path)> {
@@ -142,6 +148,8 @@ mod tests {
         assert!(wrong(|c| c.streaming_address = ([0, 0, 0, 0], 1).into()).starts_with("streaming_address: "));
         assert!(wrong(|c| c.cgroup_root = "/a/../..".into()).starts_with("cgroup_root: "));
         assert!(wrong(|c| c.bridge = "a-name-of-16-byte".into()).starts_with("bridge: "));
+        assert!(wrong(|c| c.pod_cidr = "10.0.0.0".into()).starts_with("pod_cidr: "));
+        assert!(wrong(|c| c.network.conf_dir = "net.d".into()).starts_with("network.conf_dir: "));
         assert!(toml::from_str::<Config>("sokcet = \"/x\"").unwrap_err().to_string().contains("sokcet"));
     }
 }

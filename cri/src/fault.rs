@@ -8,6 +8,10 @@
 pub const POINTS: &[&str] = &[
     "run-after-record",
     "run-after-netns",
+    "attach-after-lease",
+    "attach-after-pair",
+    "attach-after-address",
+    "attach-after-firewall",
     "run-after-network",
     "run-after-files",
     "run-after-monitor",
@@ -19,6 +23,8 @@ pub const POINTS: &[&str] = &[
     "start-after-start",
     "stop-after-signal",
     "stop-pod-after-kill",
+    "detach-after-pair",
+    "detach-after-firewall",
     "stop-pod-after-network",
     "remove-after-delete",
     "remove-after-rootfs",
@@ -27,9 +33,19 @@ pub const POINTS: &[&str] = &[
     "remove-pod-after-run-dir",
 ];
 
+/// Those of an attachment by CNI, which take the place of the bridge's (`attach-…`, `detach-…`).
+pub const CNI_POINTS: &[&str] = &[
+    "cni-after-record",
+    "cni-after-plugin",
+    "cni-after-add",
+    "cni-after-cache",
+    "cni-after-plugin-del",
+    "cni-after-del",
+];
+
 /// Dies here if `wanted` says so.
 pub fn point(wanted: Option<&str>, here: &str) {
-    debug_assert!(POINTS.contains(&here), "{here} is not in the list of fault points");
+    debug_assert!(POINTS.contains(&here) || CNI_POINTS.contains(&here), "{here} is not in the list of fault points");
     if wanted == Some(here) {
         tracing::error!(here, "aborting at the fault point that the configuration names");
         std::process::abort();

@@ -8,7 +8,7 @@
 //! The record comes first and goes last. Every step of stop and remove may be repeated, so that after a crash between
 //! any two of them the next start, or the kubelet's next call, finishes the work.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use gantry_runtime::cgroup::Cgroup;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::network::netns::{self, NetnsSpec};
-use crate::network::{self, PortMapping};
+use crate::network::{self, Dns, PortMapping, Wish};
 use crate::node::{Node, Pod, blocking, new_id, now};
 use crate::store::{PodRecord, gone};
 use crate::{containers, exits};
@@ -113,11 +113,26 @@ async fn attach(node: &Node, pod: &Pod, record: &PodRecord) -> Result<Vec<String
     if record.host_network() {
         return Ok(Vec::new());
     }
-    let ports = ports(&record.config)?;
-    let attached = node.network.attach(&pod.id, &pod.netns.join("net"), &ports).await;
+    let attached = node.network.attach(wish(node, pod, record)?).await;
     let attached = attached.context(|| "give it an address")?;
     node.fault("run-after-network");
     Ok(attached.ips.iter().map(ToString::to_string).collect())
+}
+
+fn wish(node: &Node, pod: &Pod, record: &PodRecord) -> Result<Wish> {
+    let meta = record.config.metadata.clone().unwrap_or_default();
+    let dns = record.config.dns_config.clone().unwrap_or_default();
+    Ok(Wish {
+        pod: pod.id.clone(),
+        netns: pod.netns.join("net"),
+        ports: ports(&record.config)?,
+        namespace: meta.namespace,
+        name: meta.name,
+        uid: meta.uid,
+        dns: Dns { servers: dns.servers, searches: dns.searches, options: dns.options },
+        annotations: record.config.annotations.clone(),
+        cgroup: cgroup(node, record),
+    })
 }
 
 fn ports(config: &PodSandboxConfig) -> Result<Vec<PortMapping>> {
@@ -125,10 +140,10 @@ fn ports(config: &PodSandboxConfig) -> Result<Vec<PortMapping>> {
         u16::try_from(number).map_err(|_| Error::new(Kind::Invalid, format!("port_mappings: {number} is not a port")))
     };
     let convert = |mapping: &gantry_cri_api::PortMapping| {
-        let host_ip: Option<Ipv4Addr> = match mapping.host_ip.as_str() {
+        let host_ip: Option<IpAddr> = match mapping.host_ip.as_str() {
             "" | "0.0.0.0" | "::" => None,
             text => Some(text.parse().map_err(|_| {
-                Error::new(Kind::Invalid, format!("port_mappings: host_ip {text:?} is not an IPv4 address"))
+                Error::new(Kind::Invalid, format!("port_mappings: host_ip {text:?} is not an IP address"))
             })?),
         };
         Ok(PortMapping {
@@ -161,7 +176,7 @@ async fn stop_alone(node: &Arc<Node>, pod: &Arc<Pod>) -> Result<()> {
     node.fault("stop-pod-after-kill");
     let record = pod.record.get();
     if !record.host_network() {
-        errors.extend(node.network.detach(&pod.id, Some(&pod.netns.join("net"))).await.err());
+        errors.extend(node.network.detach(&pod.id).await.err());
     }
     node.fault("stop-pod-after-network");
     if errors.is_empty() {
@@ -297,7 +312,8 @@ mod tests {
         assert_eq!(with(mapping(8080, "0.0.0.0")).unwrap()[0].host_ip, None);
         assert_eq!(with(mapping(8080, "127.0.0.1")).unwrap()[0].host_port, 8080);
         assert!(with(mapping(70_000, "")).is_err());
-        assert!(with(mapping(80, "fe80::1")).is_err());
+        assert_eq!(with(mapping(80, "fd00::1")).unwrap()[0].host_ip, Some("fd00::1".parse().unwrap()));
+        assert!(with(mapping(80, "localhost")).is_err());
     }
 
     #[test]

@@ -52,10 +52,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
 
 fn network_config(config: &Config) -> Result<NetworkConfig> {
     Ok(NetworkConfig {
+        settings: config.network.clone(),
         bridge_name: config.bridge.clone(),
-        cidr: config.pod_cidr.parse()?,
-        state_dir: config.run.join("network"),
-        ..NetworkConfig::default()
+        fault: config.fault.clone(),
+        ..NetworkConfig::new(config.root.join("network"), config.run.join("network"), config.pod_cidr.parse()?)
     })
 }
 

@@ -1,16 +1,18 @@
 //! The built-in bridge: what is done in the kernel for each attach and detach, in an order that a crash cannot spoil.
 
 use super::config::NetworkConfig;
+use super::firewall::Family;
 use super::inside::{self, within};
 use super::leases::{DEVICE_PREFIX, Lease, Leases};
 use super::link::{self, Link, Mac, Pair};
-use super::{Attachment, PortMapping, firewall, nft};
+use super::range::Cidr;
+use super::{Attachment, PortMapping, firewall, ipv6, nft};
 use crate::error::{Context as _, Error, Kind, Result};
 use gantry_runtime::netlink::Socket;
 use nix::errno::Errno;
 use std::collections::HashSet;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
@@ -55,13 +57,17 @@ pub(super) enum Step {
 }
 
 impl Bridge {
-    pub(super) fn open(config: NetworkConfig) -> Result<Self> {
+    pub(super) fn open(mut config: NetworkConfig) -> Result<Self> {
         let name = &config.bridge_name;
         if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains(['/', ' ', '\0']) {
             let why = format!("bridge name {name:?}: not 1 to 15 bytes of a device name");
             return Err(Error::new(Kind::Invalid, why));
         }
-        let leases = Leases::open(&config.state_dir, config.cidr)?;
+        if !ipv6::there() && config.ranges.has_ipv6() {
+            tracing::warn!(ranges = %config.ranges, "this kernel has no IPv6: pods get addresses of IPv4 alone");
+            config.ranges = config.ranges.without_ipv6();
+        }
+        let leases = Leases::open(&config.state_dir, config.ranges)?;
         let mut kernel = Kernel {
             route: Socket::route().context(|| "open rtnetlink")?,
             netfilter: Socket::netfilter().context(|| "open nfnetlink")?,
@@ -69,6 +75,9 @@ impl Bridge {
         };
         kernel.make_bridge(&config)?;
         forward()?;
+        if config.ranges.has_ipv6() {
+            ipv6::forward()?;
+        }
         let bridge = Self { config, kernel: Mutex::new(kernel), leases: Mutex::new(leases), leaving: Mutex::default() };
         bridge.apply_firewall(&mut bridge.kernel())?;
         Ok(bridge)
@@ -104,9 +113,10 @@ impl Bridge {
         }
         let mut kernel = self.kernel();
         let (ip, lease) = self.leases().take(pod, ports)?;
+        self.fault("attach-after-lease");
         let done = steps.iter().try_for_each(|step| self.perform(*step, &mut kernel, netns, ip, &lease));
         match done {
-            Ok(()) => Ok(self.describe(ip)),
+            Ok(()) => Ok(self.describe(ip, &lease)),
             Err(why) => {
                 // The first error says why; what cannot be undone now stays on record for the next try.
                 let _ = self.withdraw(&mut kernel, pod);
@@ -115,28 +125,44 @@ impl Bridge {
         }
     }
 
-    fn perform(&self, step: Step, kernel: &mut Kernel, netns: &Path, ip: Ipv4Addr, lease: &Lease) -> Result<()> {
+    fn perform(&self, step: Step, kernel: &mut Kernel, netns: &Path, ip: IpAddr, lease: &Lease) -> Result<()> {
         match step {
-            Step::Pair => kernel.make_pair(&self.config, netns, ip, lease),
-            Step::Address => self.set_up_pod(netns, ip),
-            Step::Firewall if lease.ports.is_empty() => Ok(()),
-            Step::Firewall => self.apply_firewall(kernel),
+            Step::Pair => kernel.make_pair(&self.config, netns, ip, lease)?,
+            Step::Address => self.set_up_pod(netns, ip, lease)?,
+            Step::Firewall if lease.ports.is_empty() => {}
+            Step::Firewall => self.apply_firewall(kernel)?,
         }
+        self.fault(match step {
+            Step::Pair => "attach-after-pair",
+            Step::Address => "attach-after-address",
+            Step::Firewall => "attach-after-firewall",
+        });
+        Ok(())
     }
 
-    fn set_up_pod(&self, netns: &Path, ip: Ipv4Addr) -> Result<()> {
-        let range = self.config.cidr;
+    fn fault(&self, here: &str) {
+        crate::fault::point(self.config.fault.as_deref(), here);
+    }
+
+    fn set_up_pod(&self, netns: &Path, ip: IpAddr, lease: &Lease) -> Result<()> {
+        let all: Vec<IpAddr> = std::iter::once(ip).chain(lease.more.iter().copied()).collect();
         within(inside::open(netns)?, || {
             let mut socket = Socket::route().context(|| "open netlink in the pod")?;
             let device = link::find(&mut socket, link::POD_DEVICE)
                 .context(|| "find eth0")?
                 .ok_or_else(|| Error::internal("eth0 is not in the pod's namespace"))?;
-            let requests = vec![
-                link::address(device.index, ip, range),
-                link::up(device.index),
-                link::default_route(device.index, range.gateway()),
-            ];
-            socket.request(requests).context(|| format!("set {ip} on eth0"))
+            if ipv6::there() {
+                ipv6::settle(link::POD_DEVICE, all.iter().any(IpAddr::is_ipv6))?;
+            }
+            // Of an earlier configuration's range, where a pod is attached again: then without a way out of it.
+            let ranges = all.iter().filter_map(|ip| Some((*ip, self.config.ranges.of(*ip)?)));
+            let (mut requests, mut routes) = (vec![link::up(device.index)], Vec::new());
+            for (ip, range) in ranges {
+                requests.push(link::address(device.index, ip, range));
+                routes.push(link::default_route(device.index, range.gateway()));
+            }
+            requests.extend(routes);
+            socket.request(requests).context(|| format!("set {all:?} on eth0"))
         })
     }
 
@@ -150,7 +176,7 @@ impl Bridge {
         let rules = firewall::decide(&self.config, staying);
         drop(leases);
         let table = self.table();
-        match nft::replace(&mut kernel.netfilter, &table, &rules) {
+        match nft::replace(&mut kernel.netfilter, &table, &self.families(), &rules) {
             Err(errno) if self.config.masquerade || self.config.host_ports => Err(errno).context(|| {
                 format!(
                     "write nf_tables table {table} (masquerade and host ports need nf_tables with NAT in the kernel)"
@@ -161,6 +187,11 @@ impl Bridge {
             // The guard alone is a second wall; kernels without nf_tables do without it.
             _ => Ok(()),
         }
+    }
+
+    fn families(&self) -> Vec<Family> {
+        let family = |range: Cidr| if range.address().is_ipv4() { Family::V4 } else { Family::V6 };
+        self.config.ranges.all().map(family).collect()
     }
 
     fn table(&self) -> String {
@@ -184,21 +215,24 @@ impl Bridge {
         devices.sort();
         devices.dedup();
         kernel.delete(&devices).context(|| format!("detach pod {pod}: remove {devices:?}"))?;
+        self.fault("detach-after-pair");
         if !lease.ports.is_empty() {
             self.apply_firewall_without(kernel, Some(pod))?;
         }
+        self.fault("detach-after-firewall");
         self.leases().release(pod)
     }
 
     pub(super) fn attachment(&self, pod: &str) -> Option<Attachment> {
-        let ip = self.leases().of(pod).map(|(ip, _)| ip)?;
-        Some(self.describe(ip))
+        let leases = self.leases();
+        let (ip, lease) = leases.of(pod)?;
+        Some(self.describe(ip, lease))
     }
 
-    fn describe(&self, ip: Ipv4Addr) -> Attachment {
+    fn describe(&self, ip: IpAddr, lease: &Lease) -> Attachment {
         Attachment {
-            ips: vec![IpAddr::V4(ip)],
-            gateway: IpAddr::V4(self.config.cidr.gateway()),
+            ips: std::iter::once(ip).chain(lease.more.iter().copied()).collect(),
+            gateway: self.config.ranges.of(ip).unwrap_or(self.config.ranges.first()).gateway(),
             mac: print(link::mac(ip)),
         }
     }
@@ -231,7 +265,7 @@ impl Bridge {
 
     /// Addresses handed out, and all that there are.
     pub(super) fn fill(&self) -> (usize, usize) {
-        (self.leases().len(), self.config.cidr.pods().len())
+        (self.leases().len(), self.config.ranges.pods().len())
     }
 
     pub(super) fn check(&self) -> Result<()> {
@@ -247,9 +281,11 @@ impl Bridge {
         let mut outcome = self.reconcile(&HashSet::new());
         let mut kernel = self.kernel();
         let (name, table) = (&self.config.bridge_name, self.table());
-        let gone = nft::remove(&mut kernel.netfilter, &table);
-        if self.config.masquerade || self.config.host_ports {
-            outcome = outcome.and(gone.context(|| format!("remove nf_tables table {table}")));
+        for family in self.families() {
+            let gone = nft::remove(&mut kernel.netfilter, &table, family);
+            if self.config.masquerade || self.config.host_ports {
+                outcome = outcome.and(gone.context(|| format!("remove nf_tables table {table}")));
+            }
         }
         kernel.bridge = 0;
         outcome.and(kernel.delete(std::slice::from_ref(name)).context(|| format!("remove bridge {name}")))
@@ -267,8 +303,7 @@ impl Kernel {
 
     fn make_bridge(&mut self, config: &NetworkConfig) -> Result<()> {
         let name = &config.bridge_name;
-        let gateway = config.cidr.gateway();
-        let make = link::new_bridge(name, link::mac(gateway), config.mtu);
+        let make = link::new_bridge(name, link::mac(config.ranges.first().gateway()), config.mtu);
         match self.route.request(vec![make]) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(errno).context(|| format!("make bridge {name}")),
@@ -279,10 +314,15 @@ impl Kernel {
             let why = format!("{name} exists and is no bridge: configure another name");
             return Err(Error::new(Kind::Invalid, why));
         }
-        let address = link::address(bridge.index, gateway, config.cidr);
-        match self.route.request(vec![address]) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno).context(|| format!("set {gateway} on {name}")),
+        if ipv6::there() {
+            ipv6::settle(name, config.ranges.has_ipv6())?;
+        }
+        for range in config.ranges.all() {
+            let gateway = range.gateway();
+            match self.route.request(vec![link::address(bridge.index, gateway, range)]) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(errno).context(|| format!("set {gateway} on {name}")),
+            }
         }
         let up = self.route.request(vec![link::up(bridge.index)]);
         up.context(|| format!("bring {name} up"))?;
@@ -290,7 +330,7 @@ impl Kernel {
         Ok(())
     }
 
-    fn make_pair(&mut self, config: &NetworkConfig, netns: &Path, ip: Ipv4Addr, lease: &Lease) -> Result<()> {
+    fn make_pair(&mut self, config: &NetworkConfig, netns: &Path, ip: IpAddr, lease: &Lease) -> Result<()> {
         let netns = inside::open(netns)?;
         let what = || format!("make {} and eth0", lease.device);
         for last in [false, true] {

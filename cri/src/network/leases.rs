@@ -6,19 +6,20 @@
 //! <state_dir>/released/10.88.0.9  empty; its mtime says since when the address is free
 //! ```
 //!
+//! The name of a lease's file is the pod's primary address; the one of the other family is in the file.
 //! A lease appears by rename, whole or not at all. An address that was never used goes first, then the one that has
 //! been free longest: a late packet to a pod that is gone should not reach its successor.
 
 use super::PortMapping;
-use super::config::Cidr;
 use super::netns::make_dir;
+use super::range::Ranges;
 use crate::error::{Context as _, Error, Kind, Result};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 const VERSION: u32 = 1;
@@ -33,17 +34,20 @@ pub(super) struct Lease {
     pub(super) device: String,
     /// Its ports on the host.
     pub(super) ports: Vec<PortMapping>,
+    /// Its addresses beside the one that names the file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) more: Vec<IpAddr>,
 }
 
 /// Every lease of one range; the files are the truth, this is their cache.
 #[derive(Debug)]
 pub(super) struct Leases {
     dir: PathBuf,
-    range: Cidr,
-    held: BTreeMap<Ipv4Addr, Lease>,
-    by_pod: HashMap<String, Ipv4Addr>,
+    ranges: Ranges,
+    held: BTreeMap<IpAddr, Lease>,
+    by_pod: HashMap<String, IpAddr>,
     /// Free again, longest first.
-    released: VecDeque<Ipv4Addr>,
+    released: VecDeque<IpAddr>,
     /// Never used; those that a file says otherwise of are skipped.
     fresh: std::ops::Range<u32>,
     _lock: Flock<File>,
@@ -51,7 +55,7 @@ pub(super) struct Leases {
 
 impl Leases {
     /// Reads the directory, making it where needed, and keeps it locked until dropped.
-    pub(super) fn open(dir: &Path, range: Cidr) -> Result<Self> {
+    pub(super) fn open(dir: &Path, ranges: Ranges) -> Result<Self> {
         make_dir(&dir.join("leases"))?;
         make_dir(&dir.join("released"))?;
         let lock = File::create(dir.join("lock")).context(|| format!("open {}/lock", dir.display()))?;
@@ -61,11 +65,11 @@ impl Leases {
         })?;
         let mut leases = Self {
             dir: dir.to_owned(),
-            range,
+            ranges,
             held: BTreeMap::new(),
             by_pod: HashMap::new(),
             released: VecDeque::new(),
-            fresh: range.pods(),
+            fresh: ranges.pods(),
             _lock: lock,
         };
         leases.read_held()?;
@@ -116,18 +120,18 @@ impl Leases {
         Ok(())
     }
 
-    fn is_for_pods(&self, ip: Ipv4Addr) -> bool {
-        self.range.pods().contains(&u32::from(ip))
+    fn is_for_pods(&self, ip: IpAddr) -> bool {
+        self.ranges.pod_number(ip).is_some()
     }
 
     /// The address of a pod.
-    pub(super) fn of(&self, pod: &str) -> Option<(Ipv4Addr, &Lease)> {
+    pub(super) fn of(&self, pod: &str) -> Option<(IpAddr, &Lease)> {
         let ip = *self.by_pod.get(pod)?;
         Some((ip, self.held.get(&ip)?))
     }
 
     /// Every lease, by address.
-    pub(super) fn all(&self) -> impl Iterator<Item = (Ipv4Addr, &Lease)> {
+    pub(super) fn all(&self) -> impl Iterator<Item = (IpAddr, &Lease)> {
         self.held.iter().map(|(ip, lease)| (*ip, lease))
     }
 
@@ -137,18 +141,22 @@ impl Leases {
     }
 
     /// Records an address for the pod: the one that it has, or a free one.
-    pub(super) fn take(&mut self, pod: &str, ports: &[PortMapping]) -> Result<(Ipv4Addr, Lease)> {
+    pub(super) fn take(&mut self, pod: &str, ports: &[PortMapping]) -> Result<(IpAddr, Lease)> {
         self.check_ports(pod, ports)?;
-        let known = self.of(pod).map(|(ip, lease)| (ip, lease.device.clone()));
-        let (ip, device) = match known {
+        let known = self.of(pod).map(|(ip, lease)| (ip, lease.device.clone(), lease.more.clone()));
+        let (ip, device, more) = match known {
             Some(known) => known,
-            None => (self.free()?, self.name_for(pod)),
+            None => {
+                let ip = self.free()?;
+                (ip, self.name_for(pod), self.beside(ip))
+            }
         };
         let lease = Lease {
             version: VERSION,
             pod: pod.into(),
             device,
             ports: ports.iter().filter(|port| port.host_port != 0).cloned().collect(),
+            more,
         };
         if let Err(why) = self.write(ip, &lease) {
             if !self.held.contains_key(&ip) {
@@ -163,22 +171,28 @@ impl Leases {
         Ok((ip, lease))
     }
 
-    fn free(&mut self) -> Result<Ipv4Addr> {
-        let used: HashSet<u32> = self.released.iter().map(|ip| u32::from(*ip)).collect();
+    fn free(&mut self) -> Result<IpAddr> {
+        let used: HashSet<IpAddr> = self.released.iter().copied().collect();
         for candidate in self.fresh.by_ref() {
-            let ip = Ipv4Addr::from(candidate);
-            if !used.contains(&candidate) && !self.held.contains_key(&ip) {
+            let ip = self.ranges.first().host(candidate);
+            if !used.contains(&ip) && !self.held.contains_key(&ip) {
                 return Ok(ip);
             }
         }
         self.released.pop_front().ok_or_else(|| {
-            let size = self.range.pods().len();
+            let size = self.ranges.pods().len();
             let why = format!(
                 "no address left in {}: all {size} are in use; remove pods or configure a larger range",
-                self.range
+                self.ranges
             );
             Error::new(Kind::Exhausted, why)
         })
+    }
+
+    /// The addresses that go with a primary one.
+    fn beside(&self, primary: IpAddr) -> Vec<IpAddr> {
+        let number = self.ranges.pod_number(primary);
+        number.map(|number| self.ranges.hosts(number).into_iter().skip(1).collect()).unwrap_or_default()
     }
 
     fn name_for(&self, pod: &str) -> String {
@@ -201,7 +215,7 @@ impl Leases {
         Ok(())
     }
 
-    fn write(&self, ip: Ipv4Addr, lease: &Lease) -> Result<()> {
+    fn write(&self, ip: IpAddr, lease: &Lease) -> Result<()> {
         let dir = self.dir.join("leases");
         let (part, whole) = (dir.join(format!("{ip}.part")), dir.join(ip.to_string()));
         let what = || format!("write lease {}", whole.display());
@@ -238,7 +252,7 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     fs::read_dir(dir).context(what)?.map(|entry| entry.map(|entry| entry.path()).context(what)).collect()
 }
 
-fn address_of(file: &Path) -> Option<Ipv4Addr> {
+fn address_of(file: &Path) -> Option<IpAddr> {
     file.file_name()?.to_str()?.parse().ok()
 }
 

@@ -24,7 +24,10 @@ impl Drop for Dir {
 }
 
 fn take(leases: &mut Leases, pod: &str) -> u8 {
-    leases.take(pod, &[]).unwrap().0.octets()[3]
+    match leases.take(pod, &[]).unwrap().0 {
+        IpAddr::V4(ip) => ip.octets()[3],
+        IpAddr::V6(ip) => ip.octets()[15],
+    }
 }
 
 #[test]
@@ -142,4 +145,26 @@ fn a_name_that_another_pod_has_is_not_given_again() {
     let second = device_name("a", |name| name == first);
     assert_eq!(second.len(), 15);
     assert_ne!(first, second);
+}
+
+#[test]
+fn both_families_are_one_lease_and_stay_when_the_ranges_change() {
+    let dir = Dir::new("dual");
+    let open = |ranges: &str| Leases::open(&dir.0, ranges.parse().unwrap()).unwrap();
+    let (ip, lease) = open("10.1.0.0/29,fd00:1::/64").take("a", &[]).unwrap();
+    assert_eq!((ip, &*lease.more), ("10.1.0.2".parse().unwrap(), &["fd00:1::2".parse::<IpAddr>().unwrap()][..]));
+    // A pod that lives keeps what it has; the next one has what is configured.
+    let mut leases = open("10.1.0.0/29");
+    assert_eq!(leases.take("a", &[]).unwrap(), (ip, lease));
+    assert_eq!(leases.take("b", &[]).unwrap().1.more, [""; 0].map(|_| ip));
+    drop(leases);
+    let mut leases = open("fd00:2::/64");
+    assert_eq!(leases.len(), 2);
+    assert_eq!(leases.take("c", &[]).unwrap().0, "fd00:2::2".parse::<IpAddr>().unwrap());
+    leases.release("a").unwrap();
+    leases.release("c").unwrap();
+    drop(leases);
+    let mut leases = open("fd00:2::/64");
+    assert_eq!(leases.len(), 1);
+    assert_eq!(take(&mut leases, "d"), 3);
 }

@@ -1,9 +1,9 @@
 //! Links, addresses and routes as rtnetlink messages: what a bridge, a veth pair and a pod's `eth0` need.
 
-use super::config::Cidr;
+use super::range::Cidr;
 use gantry_runtime::netlink::{Message, Socket, attributes, link_header, number};
 use nix::errno::Errno;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// The pod's device.
@@ -31,9 +31,25 @@ pub(super) type Mac = [u8; 6];
 
 /// The hardware address that goes with an address: locally administered, and derived, so that neighbours whose ARP
 /// cache still knows the address from an earlier pod reach the new one.
-pub(super) fn mac(ip: Ipv4Addr) -> Mac {
-    let [a, b, c, d] = ip.octets();
+pub(super) fn mac(ip: IpAddr) -> Mac {
+    let [a, b, c, d] = match ip {
+        IpAddr::V4(ip) => ip.octets(),
+        IpAddr::V6(ip) => ip.octets().last_chunk().copied().unwrap_or_default(),
+    };
     [0x0a, 0x58, a, b, c, d]
+}
+
+/// The bytes of an address.
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().into(),
+        IpAddr::V6(ip) => ip.octets().into(),
+    }
+}
+
+fn family(ip: IpAddr) -> u8 {
+    let family = if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    family as u8
 }
 
 fn ifinfo(family: i32, index: u32, up: bool) -> [u8; 16] {
@@ -117,23 +133,30 @@ pub(super) fn delete_all(socket: &mut Socket, names: &[String]) -> Result<(), Er
     absent(socket.request(vec![request]))
 }
 
-/// Gives a link an address of `range`; EEXIST when it has it.
-pub(super) fn address(index: u32, ip: Ipv4Addr, range: Cidr) -> Message {
-    let broadcast = Ipv4Addr::from(u32::from(ip) | !range.mask());
+/// Gives a link an address of `range`; EEXIST when it has it. One of IPv6 can be used at once: nobody else can have it,
+/// so whether somebody does (RFC 4862, 5.4: a second) is not asked.
+pub(super) fn address(index: u32, ip: IpAddr, range: Cidr) -> Message {
+    let flags = if ip.is_ipv4() { 0 } else { libc::IFA_F_NODAD as u8 };
     let [i0, i1, i2, i3] = index.to_ne_bytes();
     // struct ifaddrmsg: family, prefix length, flags, scope, index
-    let header = [libc::AF_INET as u8, range.prefix(), 0, 0, i0, i1, i2, i3];
-    Message::new(libc::RTM_NEWADDR, CREATE, &header)
-        .attr(libc::IFA_LOCAL, &ip.octets())
-        .attr(libc::IFA_ADDRESS, &ip.octets())
-        .attr(libc::IFA_BROADCAST, &broadcast.octets())
+    let header = [family(ip), range.prefix(), flags, 0, i0, i1, i2, i3];
+    let message = Message::new(libc::RTM_NEWADDR, CREATE, &header)
+        .attr(libc::IFA_LOCAL, &octets(ip))
+        .attr(libc::IFA_ADDRESS, &octets(ip));
+    match ip {
+        IpAddr::V4(ip) => {
+            let broadcast = Ipv4Addr::from(u32::from(ip) | (u32::MAX >> range.prefix()));
+            message.attr(libc::IFA_BROADCAST, &broadcast.octets())
+        }
+        IpAddr::V6(_) => message,
+    }
 }
 
-/// The default route, through `gateway`.
-pub(super) fn default_route(index: u32, gateway: Ipv4Addr) -> Message {
+/// The default route of the gateway's family, through it.
+pub(super) fn default_route(index: u32, gateway: IpAddr) -> Message {
     // struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
     let header = [
-        libc::AF_INET as u8,
+        family(gateway),
         0,
         0,
         0,
@@ -147,7 +170,7 @@ pub(super) fn default_route(index: u32, gateway: Ipv4Addr) -> Message {
         0,
     ];
     Message::new(libc::RTM_NEWROUTE, CREATE, &header)
-        .attr(libc::RTA_GATEWAY, &gateway.octets())
+        .attr(libc::RTA_GATEWAY, &octets(gateway))
         .u32(libc::RTA_OIF, index)
 }
 

@@ -4,19 +4,20 @@
 //! linux/netfilter/nf_tables.h, and what nft(8) sends (`nft --debug=netlink`).
 
 use super::Protocol;
-use super::firewall::{CHAINS, Chain, Rule, Term};
+use super::firewall::{CHAINS, Chain, Family, Rule, Term};
 use gantry_runtime::netlink::{Message, Socket};
 use nix::errno::Errno;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// `NFT_REG_1`, 16 bytes wide, which every condition loads and compares.
 const REGISTER: u32 = libc::NFT_REG_1 as u32;
 /// `NFT_REG_2`, for the port that a destination is rewritten to.
 const SECOND: u32 = libc::NFT_REG_2 as u32;
 
-/// Offsets in the network and the transport header, in bytes.
-const SOURCE: u32 = 12;
-const DESTINATION: u32 = 16;
+/// Where source and destination are in the headers of IPv4 and IPv6 (RFC 791, RFC 8200), and the destination port in
+/// that of the transport; in bytes.
+const SOURCE: [u32; 2] = [12, 8];
+const DESTINATION: [u32; 2] = [16, 24];
 const DESTINATION_PORT: u32 = 2;
 
 /// `NF_NAT_*` and `IPS_DST_NAT` (linux/netfilter/nf_nat.h, nf_conntrack_common.h).
@@ -52,25 +53,29 @@ mod nfta {
     }
 }
 
-/// Replaces the whole table by these rules, in one transaction.
+/// Replaces the tables of these families by these rules, in one transaction.
 ///
 /// # Errors
-/// Whatever the kernel answers; EOPNOTSUPP or ENOENT where it lacks an expression. The table is then as it was.
-pub(super) fn replace(socket: &mut Socket, table: &str, rules: &[Rule]) -> Result<(), Errno> {
-    // Adding first makes the removal of a table that may not exist valid.
-    let mut messages = vec![batch(libc::NFNL_MSG_BATCH_BEGIN), add_table(table), delete_table(table)];
-    messages.push(add_table(table));
-    messages.extend(CHAINS.iter().map(|chain| add_chain(table, chain)));
+/// Whatever the kernel answers; EOPNOTSUPP or ENOENT where it lacks an expression. The tables are then as they were.
+pub(super) fn replace(socket: &mut Socket, table: &str, families: &[Family], rules: &[Rule]) -> Result<(), Errno> {
+    let mut messages = vec![batch(libc::NFNL_MSG_BATCH_BEGIN)];
+    for family in families {
+        // Adding first makes the removal of a table that may not exist valid.
+        messages.extend([add_table(*family, table), delete_table(*family, table), add_table(*family, table)]);
+        // A chain of NAT that has no rule would ask the kernel for NAT all the same.
+        let used = |chain: &&Chain| rules.iter().any(|rule| rule.family == *family && rule.chain == chain.name);
+        messages.extend(CHAINS.iter().filter(used).map(|chain| add_chain(*family, table, chain)));
+    }
     messages.extend(rules.iter().map(|rule| add_rule(table, rule)));
     messages.push(batch(libc::NFNL_MSG_BATCH_END));
     socket.transact(messages)
 }
 
-/// Removes the table, if there is one.
-pub(super) fn remove(socket: &mut Socket, table: &str) -> Result<(), Errno> {
+/// Removes the table of a family, if there is one.
+pub(super) fn remove(socket: &mut Socket, table: &str, family: Family) -> Result<(), Errno> {
     let begin = batch(libc::NFNL_MSG_BATCH_BEGIN);
     let end = batch(libc::NFNL_MSG_BATCH_END);
-    socket.transact(vec![begin, add_table(table), delete_table(table), end])
+    socket.transact(vec![begin, add_table(family, table), delete_table(family, table), end])
 }
 
 /// `family version resource-id` (struct nfgenmsg); the id of a batch is the subsystem.
@@ -79,21 +84,28 @@ fn batch(kind: i32) -> Message {
     Message::new(kind as u16, 0, &[0, 0, subsystem[0], subsystem[1]])
 }
 
-fn command(kind: i32, flags: i32) -> Message {
+fn address_family(family: Family) -> i32 {
+    match family {
+        Family::V4 => libc::AF_INET,
+        Family::V6 => libc::AF_INET6,
+    }
+}
+
+fn command(family: Family, kind: i32, flags: i32) -> Message {
     let kind = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16;
-    Message::new(kind, flags, &[libc::AF_INET as u8, 0, 0, 0])
+    Message::new(kind, flags, &[address_family(family) as u8, 0, 0, 0])
 }
 
-fn add_table(table: &str) -> Message {
-    command(libc::NFT_MSG_NEWTABLE, libc::NLM_F_CREATE).text(nfta::TABLE_NAME, table).be32(nfta::TABLE_FLAGS, 0)
+fn add_table(family: Family, table: &str) -> Message {
+    command(family, libc::NFT_MSG_NEWTABLE, libc::NLM_F_CREATE).text(nfta::TABLE_NAME, table).be32(nfta::TABLE_FLAGS, 0)
 }
 
-fn delete_table(table: &str) -> Message {
-    command(libc::NFT_MSG_DELTABLE, 0).text(nfta::TABLE_NAME, table)
+fn delete_table(family: Family, table: &str) -> Message {
+    command(family, libc::NFT_MSG_DELTABLE, 0).text(nfta::TABLE_NAME, table)
 }
 
-fn add_chain(table: &str, chain: &Chain) -> Message {
-    command(libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE)
+fn add_chain(family: Family, table: &str, chain: &Chain) -> Message {
+    command(family, libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE)
         .text(nfta::CHAIN_TABLE, table)
         .text(nfta::CHAIN_NAME, chain.name)
         .nested(nfta::CHAIN_HOOK, |m| {
@@ -103,7 +115,7 @@ fn add_chain(table: &str, chain: &Chain) -> Message {
 }
 
 fn add_rule(table: &str, rule: &Rule) -> Message {
-    command(libc::NFT_MSG_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND)
+    command(rule.family, libc::NFT_MSG_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND)
         .text(nfta::RULE_TABLE, table)
         .text(nfta::RULE_CHAIN, rule.chain)
         .nested(nfta::RULE_EXPRESSIONS, |m| rule.terms.iter().fold(m, term))
@@ -111,7 +123,7 @@ fn add_rule(table: &str, rule: &Rule) -> Message {
 
 fn term(m: Message, term: &Term) -> Message {
     match term {
-        Term::FromDevice(name) => compare(meta(m, libc::NFT_META_IIFNAME), true, &device(name)),
+        Term::FromDevice(name, equal) => compare(meta(m, libc::NFT_META_IIFNAME), *equal, &device(name)),
         Term::ToDevice(name, equal) => compare(meta(m, libc::NFT_META_OIFNAME), *equal, &device(name)),
         Term::Source(ip, prefix) => in_range(m, SOURCE, *ip, *prefix, true),
         Term::Destination(ip, prefix, equal) => in_range(m, DESTINATION, *ip, *prefix, *equal),
@@ -143,12 +155,12 @@ fn term(m: Message, term: &Term) -> Message {
     }
 }
 
-fn forward(m: Message, ip: Ipv4Addr, port: u16) -> Message {
-    let m = immediate(m, REGISTER, &ip.octets());
+fn forward(m: Message, ip: IpAddr, port: u16) -> Message {
+    let m = immediate(m, REGISTER, &octets(ip));
     let m = immediate(m, SECOND, &port.to_be_bytes());
     expression(m, "nat", |m| {
         m.be32(nfta::NAT_TYPE, libc::NFT_NAT_DNAT as u32)
-            .be32(nfta::NAT_FAMILY, libc::AF_INET as u32)
+            .be32(nfta::NAT_FAMILY, if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u32)
             .be32(nfta::NAT_REG_ADDR_MIN, REGISTER)
             .be32(nfta::NAT_REG_PROTO_MIN, SECOND)
     })
@@ -199,11 +211,24 @@ fn value(m: Message, bytes: &[u8]) -> Message {
     m.attr(nfta::DATA_VALUE, bytes)
 }
 
-fn in_range(m: Message, offset: u32, ip: Ipv4Addr, prefix: u8, equal: bool) -> Message {
-    let bits = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
-    let m = payload(m, libc::NFT_PAYLOAD_NETWORK_HEADER, offset, 4);
-    let m = mask(m, &bits.to_be_bytes());
-    compare(m, equal, &ip.octets())
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().into(),
+        IpAddr::V6(ip) => ip.octets().into(),
+    }
+}
+
+fn in_range(m: Message, offsets: [u32; 2], ip: IpAddr, prefix: u8, equal: bool) -> Message {
+    let address = octets(ip);
+    let offset = if ip.is_ipv4() { offsets[0] } else { offsets[1] };
+    let m = payload(m, libc::NFT_PAYLOAD_NETWORK_HEADER, offset, address.len() as u32);
+    let bits: Vec<u8> = (0..address.len())
+        .map(|at| {
+            let set = usize::from(prefix).saturating_sub(8 * at).min(8);
+            !(u8::MAX.checked_shr(set as u32).unwrap_or(0))
+        })
+        .collect();
+    compare(mask(m, &bits), equal, &address)
 }
 
 /// A device's name as the kernel compares it: 16 bytes, filled up with zeros.

@@ -3,7 +3,10 @@
 //! The machine's own network is never touched: the bridge, its pairs and its firewall end with the thread's namespace.
 
 mod attach;
+mod cni_fakes;
+mod cni_plugins;
 mod firewall;
+mod ipv6;
 mod namespaces;
 
 use super::netns::{self, NetnsSpec};
@@ -13,7 +16,7 @@ use nix::sched::{CloneFlags, unshare};
 use std::future::Future;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A host of its own: a network namespace for the test's thread, and directories that go away with it.
@@ -40,12 +43,18 @@ impl House {
         self.root.join("pods")
     }
 
-    fn config(&self, range: &str) -> NetworkConfig {
+    /// A bridge, whatever the machine has in `/etc/cni`.
+    fn config(&self, ranges: &str) -> NetworkConfig {
+        let settings = Settings {
+            mode: Mode::Bridge,
+            conf_dir: self.root.join("net.d"),
+            cache_dir: self.root.join("cache"),
+            ..Settings::default()
+        };
         NetworkConfig {
+            settings,
             bridge_name: "gantry-test0".into(),
-            cidr: range.parse().unwrap(),
-            state_dir: self.root.join("network"),
-            ..NetworkConfig::default()
+            ..NetworkConfig::new(self.root.join("records"), self.root.join("network"), ranges.parse().unwrap())
         }
     }
 
@@ -123,4 +132,16 @@ fn address(ip: IpAddr, port: u16) -> SocketAddr {
 
 fn port(host_port: u16, container_port: u16) -> PortMapping {
     PortMapping { protocol: Protocol::Tcp, container_port, host_port, host_ip: None }
+}
+
+fn wish(pod: &str, netns: &Path, ports: &[PortMapping]) -> Wish {
+    Wish {
+        pod: pod.into(),
+        netns: netns.into(),
+        ports: ports.into(),
+        namespace: "default".into(),
+        name: format!("name-of-{pod}"),
+        uid: "u-1".into(),
+        ..Wish::default()
+    }
 }
