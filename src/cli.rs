@@ -28,7 +28,7 @@ const FLAGS: [(&str, &str, &str); 14] = [
     ("node-ip", "ADDRESS", "the node's address as others reach it"),
     ("api-address", "ADDRESS:PORT", "where the API server listens"),
     ("kubelet-address", "ADDRESS:PORT", "where the kubelet's HTTPS API listens"),
-    ("pod-cidr", "RANGE", "the range of the pods' addresses"),
+    ("pod-cidr", "RANGES", "the ranges of the pods' addresses"),
     ("bridge", "NAME", "the bridge that joins the pods"),
     ("cgroup-root", "PATH", "the cgroup in which kubepods is made"),
     ("runtime", "FILE", "the gantry-runtime binary"),

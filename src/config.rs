@@ -33,7 +33,7 @@ pub(crate) struct Config {
     pub token_file: Option<PathBuf>,
     /// Where the kubelet's HTTPS API listens.
     pub kubelet_address: SocketAddr,
-    /// The range of the pods' addresses.
+    /// The ranges of the pods' addresses on the built-in bridge: one of IPv4, one of IPv6, or both, comma separated.
     pub pod_cidr: String,
     /// The bridge that joins the pods.
     pub bridge: String,
@@ -59,6 +59,8 @@ pub(crate) struct Config {
     pub log: String,
     /// The image store: registries, limits, garbage; its `root` is `images` below `data_dir` if it is not set.
     pub images: gantry_images::Config,
+    /// Which network pods are attached to: CNI's, if one is configured, or the built-in bridge.
+    pub network: gantry_cri::network::Settings,
 }
 
 /// Where registries' settings are looked for, so that a node that ran containerd needs no change.
@@ -81,7 +83,7 @@ impl Default for Config {
             api_address: (Ipv4Addr::LOCALHOST, 6443).into(),
             token_file: None,
             kubelet_address: (Ipv4Addr::UNSPECIFIED, 10250).into(),
-            pod_cidr: "10.244.0.0/24".into(),
+            pod_cidr: "10.244.0.0/24,fd5a:67e0:244::/120".into(),
             bridge: "gantry0".into(),
             cgroup_root: "/".into(),
             runtime: None,
@@ -94,6 +96,7 @@ impl Default for Config {
             image_maximum_gc_age_seconds: 0,
             log: "info".into(),
             images: images(),
+            network: gantry_cri::network::Settings::default(),
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::cli::Request;
 use crate::config::Config;
 use crate::{check, private_network};
 use gantry_control_plane::pki;
+use gantry_cri::network::{Mode, Settings};
 use std::fs::{self, DirBuilder};
 use std::io::IsTerminal;
 use std::net::{Ipv4Addr, TcpListener};
@@ -152,6 +153,15 @@ fn names(config: &Config) -> pki::Names {
     pki::Names { dns: dns.into_iter().chain([config.node_name.clone()]).collect(), ips }
 }
 
+/// What is configured in `/etc/cni/net.d` is the host's network: a node in a network of its own takes it only when told.
+fn network(config: &Config) -> Settings {
+    let mut settings = config.network.clone();
+    if config.private_network && settings.mode == Mode::Auto {
+        settings.mode = Mode::Bridge;
+    }
+    settings
+}
+
 pub(crate) fn cri(config: &Config) -> gantry_cri::Config {
     gantry_cri::Config {
         socket: config.cri_socket(),
@@ -163,6 +173,7 @@ pub(crate) fn cri(config: &Config) -> gantry_cri::Config {
         cgroup_root: config.cgroup_root.clone(),
         pod_cidr: config.pod_cidr.clone(),
         bridge: config.bridge.clone(),
+        network: network(config),
         ..gantry_cri::Config::default()
     }
 }

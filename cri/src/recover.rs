@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
+use tokio_util::task::AbortOnDropHandle;
+
 use crate::error::{Error, Result};
 use crate::exits;
 use crate::monitor::Monitor;
@@ -46,6 +48,21 @@ pub async fn recover(node: &Arc<Node>) -> Result<()> {
     note("release", "namespaces", netns::sweep(&node.netns_base(), &still(node, &living)).await);
     note("release", "root filesystems", release_rootfs(node).await);
     Ok(())
+}
+
+/// Asks CNI, while the server serves already, whether the pods that live are attached as they were (CHECK), one pod after
+/// the other; what is wrong is logged. Ends when what it gives is dropped.
+pub fn look_at_networks(node: &Arc<Node>) -> AbortOnDropHandle<()> {
+    let node = Arc::clone(node);
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        for pod in node.pods() {
+            let record = pod.record.get();
+            if record.made && !record.stopped {
+                let _here = pod.gate.read().await;
+                note("check the network of", &pod.id, node.network.check(&pod.id).await);
+            }
+        }
+    }))
 }
 
 /// Pods that lived at start and have not been removed since.

@@ -36,6 +36,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
     let listener = listen(&config.socket)?;
     let node = open(config, shutdown.clone()).await?;
     recover::recover(&node).await?;
+    let _looking = recover::look_at_networks(&node);
     tracing::info!(socket = %node.config.socket.display(), pods = node.pods().len(), "serving CRI");
     let serving = service::router(&node)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.clone().cancelled_owned());

@@ -290,19 +290,18 @@ impl Network {
         Status { ready: message.is_empty(), message, used, size }
     }
 
-    /// Entries for the `info` of the CRI's verbose Status.
-    pub async fn info(&self) -> Vec<(String, String)> {
-        let status = self.status().await;
-        let kind = if self.uses_cni() { "cni" } else { "bridge" };
+    /// Entries for the `info` of the CRI's verbose Status: `network`, and with CNI in use what containerd says of it.
+    pub fn info(&self) -> Vec<(String, String)> {
+        let uses_cni = self.uses_cni();
         let network = serde_json::json!({
-            "kind": kind,
+            "kind": if uses_cni { "cni" } else { "bridge" },
             "mode": self.config.settings.mode,
             "bridge": self.config.bridge_name,
             "podCIDR": self.config.ranges,
-            "used": status.used,
-            "size": status.size,
+            "attachedByCNI": self.cni.used(),
+            "addressesInUse": self.made().map_or(0, |bridge| bridge.fill().0),
         });
-        let mut info = self.cni.info();
+        let mut info = if uses_cni { self.cni.info() } else { Vec::new() };
         info.push(("network".to_owned(), network.to_string()));
         info
     }

@@ -1,7 +1,7 @@
 //! `Status`: whether the server is well, what it can do and, when asked, how it is configured.
 //!
 //! The extra information has containerd's keys where tools read them: `config` with `rootDir` and `stateDir`, the
-//! network as `cniconfig`, `lastCNILoadStatus`; Gantry's own configuration is in `config`, too.
+//! network as `cniconfig`, `lastCNILoadStatus` (and Gantry's as `network`); Gantry's own configuration is in `config`, too.
 
 use std::collections::HashMap;
 
@@ -23,13 +23,15 @@ pub(super) async fn of(node: &Node, verbose: bool) -> api::StatusResponse {
         name: (*name).to_owned(),
         features: Some(api::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
     };
+    let mut told = HashMap::new();
+    if verbose {
+        told = info(&node.config, network.ready.then_some(()).ok_or(&network.message));
+        // Where CNI makes the network, its configuration instead of the bridge's.
+        told.extend(node.network.info());
+    }
     api::StatusResponse {
         status: Some(api::RuntimeStatus { conditions }),
-        info: if verbose {
-            info(&node.config, network.ready.then_some(()).ok_or(&network.message))
-        } else {
-            HashMap::new()
-        },
+        info: told,
         runtime_handlers: pods::HANDLERS.iter().map(handler).collect(),
         features: Some(api::RuntimeFeatures {
             supplemental_groups_policy: true,
@@ -95,7 +97,7 @@ mod tests {
         let config: Value = serde_json::from_str(&told["config"]).unwrap();
         assert_eq!(config["stateDir"], json!("/run/gantry"));
         assert_eq!(config["rootDir"], json!("/var/lib/gantry/cri"));
-        assert_eq!(config["pod_cidr"], json!("10.88.0.0/16"));
+        assert_eq!(config["pod_cidr"], json!("10.88.0.0/16,fd5a:67e0:88::/64"));
         assert_eq!(told["lastCNILoadStatus"], wrong);
         let network: Value = serde_json::from_str(&told["cniconfig"]).unwrap();
         assert_eq!(network["Networks"][0]["IFName"], json!("eth0"));

@@ -22,6 +22,15 @@ pub(crate) fn find(dir: &Path, cgroup: &str) -> Vec<String> {
         }
     }
     left.extend(leases(&dir.join("run/network")));
+    // What CNI keeps: records, results, and host-local's addresses (a file an address).
+    for below in ["root/network", "cni/results", "ipam/test"] {
+        for entry in fs::read_dir(dir.join(below)).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name != "lock" && !name.starts_with("last_reserved_ip") {
+                left.push(format!("file {}", entry.path().display()));
+            }
+        }
+    }
     left
 }
 

@@ -58,6 +58,8 @@ pub(crate) struct House {
     server: Option<Child>,
     /// Faults to die at, given to the next start of the server.
     pub(crate) fault: Option<String>,
+    /// Further lines of its `network` section, given to the next start. CNI's directories are below its own.
+    pub(crate) network_section: String,
 }
 
 impl House {
@@ -79,7 +81,14 @@ impl House {
         let netns = format!("gantry-cri-{unique}");
         run("ip", &["netns", "add", &netns]);
         run("ip", &["-n", &netns, "link", "set", "lo", "up"]);
-        Self { dir, cgroup: format!("/gantry-cri-{name}-{unique}"), netns, server: None, fault: None }
+        Self {
+            dir,
+            cgroup: format!("/gantry-cri-{name}-{unique}"),
+            netns,
+            server: None,
+            fault: None,
+            network_section: String::new(),
+        }
     }
 
     /// Starts the server and waits until it answers, or until it has died.
@@ -88,9 +97,11 @@ impl House {
         let fault = self.fault.as_ref().map(|at| format!("fault = {at:?}\n")).unwrap_or_default();
         let config = format!(
             "socket = \"{dir}/cri.sock\"\nroot = \"{dir}/root\"\nrun = \"{dir}/run\"\nimages_root = \"{dir}/images\"\n\
-             runtime_binary = {:?}\ncgroup_root = \"{}\"\npod_cidr = \"10.77.0.0/24\"\ncdi_dirs = [\"{dir}/cdi\"]\nbridge = \"gcri0\"\n{fault}",
+             runtime_binary = {:?}\ncgroup_root = \"{}\"\npod_cidr = \"10.77.0.0/24\"\ncdi_dirs = [\"{dir}/cdi\"]\nbridge = \"gcri0\"\n{fault}\
+             [network]\nconf_dir = \"{dir}/net.d\"\ncache_dir = \"{dir}/cni\"\n{}",
             built().runtime,
             self.cgroup,
+            self.network_section,
         );
         fs::write(self.dir.join("config.toml"), config).unwrap();
         let log = fs::File::options().create(true).append(true).open(self.dir.join("server.log")).unwrap();
@@ -200,6 +211,11 @@ impl House {
         let stream = std::thread::spawn(dial).join().unwrap();
         stream.set_nonblocking(true).unwrap();
         tokio::net::TcpStream::from_std(stream).unwrap()
+    }
+
+    /// The file of the house's network namespace.
+    pub(crate) fn network_file(&self) -> PathBuf {
+        format!("/run/netns/{}", self.netns).into()
     }
 
     /// The server's network namespace, as a link in `/proc/<pid>/ns` shows it.

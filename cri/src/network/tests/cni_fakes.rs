@@ -294,7 +294,7 @@ fn without_a_valid_configuration_the_node_says_why() {
         fakes.configure("10-a.conf", r#"{"name":"a","cniVersion":"0.2.0","type":"one"}"#);
         let said = network.status().await.message;
         assert!(said.contains("plugin \"one\" does not speak CNI 0.2.0"), "{said}");
-        let info: HashMap<String, String> = network.info().await.into_iter().collect();
+        let info: HashMap<String, String> = network.info().into_iter().collect();
         let shown: Value = serde_json::from_str(&info["cniconfig"]).unwrap();
         assert_eq!(shown["Networks"][0]["Config"]["Name"], "a");
         assert_eq!(info["lastCNILoadStatus"], "OK");
