@@ -20,6 +20,8 @@ for purpose in "$@"; do
       want podman podman; want containerd containerd; want unshare util-linux; want setfattr attr; want newuidmap uidmap
       want mke2fs e2fsprogs; want mkfs.xfs xfsprogs; want mkfs.btrfs btrfs-progs; want qemu-storage-daemon qemu-system-common
       want runc runc; want crun crun; want groff groff-base; want zsh zsh; want fish fish; want bash bash
+      # CNI's plugins are in no PATH.
+      [ -e /usr/lib/cni/bridge ] || packages="$packages containernetworking-plugins"; want iptables iptables; want tc iproute2
       # libseccomp's own compiler of filters, which ours is compared with.
       /usr/bin/python3 -c 'import seccomp' 2>/dev/null || packages="$packages python3-seccomp"
       ;;

@@ -18,7 +18,7 @@
 //! | [`node`], [`kept`], [`store`] | what is known, in memory and on disk |
 //! | [`monitor`], [`exits`], [`recover`] | what monitors tell; start-up after whatever happened |
 //! | [`streams`], [`streaming`] | exec, attach, port-forward: descriptors; connections |
-//! | [`network`] | addresses and links of pods |
+//! | [`network`] | addresses and links of pods: the built-in bridge, or CNI |
 //! | [`stats`], [`metrics`] | figures |
 //! | [`fault`] | places to die at, for the tests of recovery |
 #![forbid(unsafe_code)]

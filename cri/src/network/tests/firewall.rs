@@ -64,18 +64,9 @@ fn case_25_the_hosts_loopback_is_closed_to_pods() {
         let server: SocketAddr = "127.0.0.1:9000".parse().unwrap();
         let everywhere = "/proc/sys/net/ipv4/conf/all/route_localnet";
         assert_eq!(std::fs::read_to_string(everywhere).unwrap(), "0\n");
-        // As kube-proxy sets it on the host; and in the pod, whose lo has no address, so that the packet gets out.
+        // As kube-proxy sets it on the host; and in the pod, so that the packet gets out.
         std::fs::write(everywhere, "1").unwrap();
-        let pod = inside::open(&a).unwrap();
-        let prepared = inside::within(pod, || {
-            std::fs::write(everywhere, "1").unwrap();
-            let lo = [libc::AF_INET as u8, 8, 0, 0, 1, 0, 0, 0];
-            let gone =
-                gantry_runtime::netlink::Message::new(libc::RTM_DELADDR, 0, &lo).attr(libc::IFA_LOCAL, &[127, 0, 0, 1]);
-            Socket::route().unwrap().request(vec![gone]).unwrap();
-            Ok(())
-        });
-        prepared.unwrap();
+        lose_loopback(&a);
         greet(here, server);
         assert_eq!(call(Some(&a), server).unwrap_err().kind(), ErrorKind::TimedOut);
         // Without the guard it gets through: so it was the guard.

@@ -145,3 +145,15 @@ fn wish(pod: &str, netns: &Path, ports: &[PortMapping]) -> Wish {
         ..Wish::default()
     }
 }
+
+/// What a hostile pod does to send packets to 127.0.0.1 over its `eth0` (CVE-2020-8558): its `lo` loses the address.
+fn lose_loopback(pod: &Path) {
+    let lost = inside::within(inside::open(pod).unwrap(), || {
+        std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap();
+        let lo = [libc::AF_INET as u8, 8, 0, 0, 1, 0, 0, 0];
+        let gone = gantry_runtime::netlink::Message::new(libc::RTM_DELADDR, 0, &lo);
+        Socket::route().unwrap().request(vec![gone.attr(libc::IFA_LOCAL, &[127, 0, 0, 1])]).unwrap();
+        Ok(())
+    });
+    lost.unwrap();
+}
