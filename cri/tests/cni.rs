@@ -166,4 +166,11 @@ async fn with_cni_alone_and_no_configuration_the_node_is_not_ready() {
     let id = kubelet.launch(&pod, &config, shell("main", "sleep 100")).await;
     assert_eq!(kubelet.says(&id, "echo here").await, "here");
     kubelet.destroy(&pod).await;
+    // It was told to end and ends by itself, in a moment.
+    for _ in 0..200 {
+        if house.monitors().is_empty() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
 }
