@@ -256,7 +256,8 @@ impl Cni {
             .map(|pod| async move { self.detach(&pod).await.context(|| format!("detach pod {pod}")) })
             .buffer_unordered(AT_ONCE);
         let outcomes: Vec<Result<bool>> = gone.collect().await;
-        let outcome = outcomes.into_iter().fold(Ok(()), |all, one| all.and(one.map(drop)));
+        // Every one was tried; the first error says why.
+        let outcome = outcomes.into_iter().collect::<Result<Vec<bool>>>().map(drop);
         if collect { outcome.and(self.collect_garbage().await) } else { outcome }
     }
 
