@@ -391,3 +391,37 @@ async fn no_empty_file_survives_a_second_pull() {
     assert!(report.faults.is_empty(), "{report}");
     assert_eq!((report.blobs, report.layers), (5, 3));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_as_images_are_compared_as_well() {
+    if !may_mount("layers_as_images_are_compared_as_well") {
+        return;
+    }
+    let house = House::new("verify-erofs");
+    let layout = tape::layout(&house.path("oci"), "app:1", &layers());
+    let config = gantry_images::Config { layers: gantry_images::LayerForm::Erofs, ..house.config() };
+    let store = match Store::open(config) {
+        Err(why) if why.kind() == gantry_images::Kind::Unsupported => {
+            eprintln!("SKIPPED layers_as_images_are_compared_as_well: {why}");
+            return;
+        }
+        other => other.unwrap(),
+    };
+    store.import(&layout, None).await.unwrap();
+    let report = store.verify(&Verify::default(), unwatched()).await.unwrap();
+    assert_eq!((report.faults.len(), report.layers, report.unchecked), (0, 3, 0), "{report}");
+    let images = std::fs::read_dir(house.path("store/layers")).unwrap().map(|entry| entry.unwrap().path());
+    let mut images: Vec<PathBuf> = images.map(|home| home.join("image.erofs")).filter(|image| image.exists()).collect();
+    images.sort_by_key(|image| std::fs::metadata(image).unwrap().len());
+    let image = images.pop().unwrap();
+    let mut content = std::fs::read(&image).unwrap();
+    let at = content.windows(9).position(|part| part == b"some text").unwrap();
+    content[at] ^= 1;
+    // A new file: pages of the mounted one may still be known.
+    std::fs::remove_file(&image).unwrap();
+    std::fs::write(&image, content).unwrap();
+    let report = store.verify(&Verify::default(), unwatched()).await.unwrap();
+    assert!(told(&report).contains("has other content"), "{report}");
+    assert!(store.verify(&Verify { repair: true, auth: None }, unwatched()).await.unwrap().is_good());
+    assert!(store.verify(&Verify::default(), unwatched()).await.unwrap().faults.is_empty());
+}
