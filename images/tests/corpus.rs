@@ -136,7 +136,13 @@ fn links(victim: &str) -> Vec<Case> {
             })],
             &[("a", &format!("-> {file}"))],
         ),
-        // Layers apart: the link is below, what goes through it above.
+    ]
+}
+
+/// Layers apart: the link is below, what goes through it above.
+fn lower_links(victim: &str) -> Vec<Case> {
+    let dir = |tape: Tape| tape.symlink("out", victim);
+    vec![
         shows(
             "through a link of a lower layer",
             vec![dir(base()), Tape::new().file("out/file", "in")],
@@ -268,6 +274,13 @@ fn whiteouts() -> Vec<Case> {
             vec![base().symlink("l", "etc"), Tape::new().file(".wh.l", "")],
             &[("l", "gone"), ("etc/passwd", "file root")],
         ),
+    ]
+}
+
+/// Whiteouts in the form of overlayfs itself, and attributes that would steer it.
+fn markers() -> Vec<Case> {
+    let over = |tape: Tape| vec![base(), tape];
+    vec![
         shows("a marker as a device", over(Tape::new().header(&head("etc/passwd", b'3'))), &[("etc/passwd", "gone")]),
         shows("a marker over a directory", over(Tape::new().header(&head("etc", b'3'))), &[("etc", "gone")]),
         shows(
@@ -408,7 +421,10 @@ async fn case_13_every_trick() {
     let before = victim.look();
     let path = victim.0.to_string_lossy().into_owned();
     let cases: Vec<Case> =
-        [names(), links(&path), hard_links(&path), whiteouts(), changes()].into_iter().flatten().collect();
+        [names(), links(&path), lower_links(&path), hard_links(&path), whiteouts(), markers(), changes()]
+            .into_iter()
+            .flatten()
+            .collect();
     assert!(cases.len() > 70, "{} cases", cases.len());
     for (form, config) in forms(&house) {
         let root = config.root.clone();

@@ -104,6 +104,12 @@ fn nasty(root: &Path, bytes: bool) {
         sparse.seek(SeekFrom::Start(place)).unwrap();
         sparse.write_all(b"end").unwrap();
     }
+    dress(root);
+}
+
+/// Owners, modes, attributes and times of the same tree.
+fn dress(root: &Path) {
+    let at = |name: &str| root.join(name);
     let own = |name: &str, uid, gid| {
         rustix::fs::chownat(
             CWD,
