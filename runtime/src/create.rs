@@ -325,17 +325,10 @@ fn settle(
         }
         Ok(heard)
     });
-    match settled {
-        Ok(mut heard) => {
-            warnings.append(&mut heard.warnings);
-            heard.warnings = warnings;
-            Ok(Created::new(launched, words, heard))
-        }
-        Err(why) => {
-            clone::kill_and_reap(launched.pidfd.as_fd());
-            Err(why)
-        }
-    }
+    let mut heard = settled.inspect_err(|_| clone::kill_and_reap(launched.pidfd.as_fd()))?;
+    warnings.append(&mut heard.warnings);
+    heard.warnings = warnings;
+    Ok(Created::new(launched, words, heard))
 }
 
 /// Where the container's cgroup goes, and systemd's unit for it where systemd is to make it.
