@@ -86,6 +86,9 @@ impl Blobs {
             true if self.has(digest, content.len() as u64) => Ok(()),
             true => {
                 let mut ingest = self.ingest(digest, content.len() as u64)?;
+                if ingest.is_here {
+                    return Ok(());
+                }
                 ingest.restart()?;
                 ingest.append(content)?;
                 ingest.commit()
@@ -120,7 +123,8 @@ impl Blobs {
         Ok(found)
     }
 
-    /// Opens the growing file of a blob and waits until no one else, in this or another process, owns it. Blocking.
+    /// Opens the growing file of a blob and waits until no one else, in this or another process, owns it; if that one has
+    /// committed the blob, it is all that there is to read. Blocking.
     pub(crate) fn ingest(&self, digest: &Digest, size: u64) -> Result<Ingest> {
         let path = self.ingest_path(digest);
         let what = || format!("open {}", path.display());
@@ -135,14 +139,23 @@ impl Blobs {
             if !std::fs::metadata(&path).is_ok_and(|now| now.ino() == ours.ino()) {
                 continue;
             }
+            if self.has(digest, size) {
+                drop(std::fs::remove_file(&path));
+                let file = self.read(digest)?;
+                return Ok(self.arriving(digest, file, size, size, true));
+            }
             let mut have = ours.len();
             if have > size {
                 file.set_len(0).context(what)?;
                 have = 0;
             }
-            let hasher = Hasher::new(digest.algorithm());
-            return Ok(Ingest { blobs: self.clone(), digest: digest.clone(), file, size, have, hasher, hashed: 0 });
+            return Ok(self.arriving(digest, file, size, have, false));
         }
+    }
+
+    fn arriving(&self, digest: &Digest, file: File, size: u64, have: u64, is_here: bool) -> Ingest {
+        let hasher = Hasher::new(digest.algorithm());
+        Ingest { blobs: self.clone(), digest: digest.clone(), file, size, have, is_here, hasher, hashed: 0 }
     }
 
     fn ingest_path(&self, digest: &Digest) -> PathBuf {
@@ -206,6 +219,8 @@ pub(crate) struct Ingest {
     file: File,
     size: u64,
     have: u64,
+    /// The file is the blob itself: somebody else has committed it.
+    is_here: bool,
     hasher: Hasher,
     hashed: u64,
 }
@@ -269,6 +284,9 @@ impl Ingest {
             self.discard();
             return Err(why);
         }
+        if self.is_here {
+            return Ok(());
+        }
         let what = || format!("commit blob {}", self.digest);
         disk::sync_file(&self.file).context(what)?;
         let path = self.blobs.path(&self.digest);
@@ -278,7 +296,11 @@ impl Ingest {
 
     /// Deletes what has arrived.
     pub(crate) fn discard(self) {
-        drop(std::fs::remove_file(self.blobs.ingest_path(&self.digest)));
+        let path = match self.is_here {
+            true => self.blobs.path(&self.digest),
+            false => self.blobs.ingest_path(&self.digest),
+        };
+        drop(std::fs::remove_file(path));
     }
 }
 
@@ -337,6 +359,24 @@ mod tests {
     }
 
     #[test]
+    fn who_waited_finds_the_blob_of_the_other() {
+        let dir = Scratch::new("waited");
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let digest = Digest::of(b"hello");
+        blobs.put(&digest, b"hello").unwrap();
+        let mut late = blobs.ingest(&digest, 5).unwrap();
+        assert_eq!((late.have(), read_back(&mut late)), (5, b"hello".to_vec()));
+        late.commit().unwrap();
+        assert_eq!(std::fs::read_dir(dir.path().join("ingest")).unwrap().count(), 0);
+        // Damaged in the meantime: it goes, as a download with wrong content does.
+        std::fs::write(blobs.path(&digest), b"hellO").unwrap();
+        let mut late = blobs.ingest(&digest, 5).unwrap();
+        read_back(&mut late);
+        assert_eq!(late.commit().unwrap_err().kind(), Kind::Invalid);
+        assert!(!blobs.exists(&digest));
+    }
+
+    #[test]
     fn damage_is_noticed() {
         let dir = Scratch::new("damage");
         let blobs = Blobs::open(dir.path()).unwrap();
@@ -362,7 +402,7 @@ mod tests {
             assert!(receive.recv_timeout(Duration::from_millis(50)).is_err(), "two owners");
             first.append(b"hello").unwrap();
             first.commit().unwrap();
-            assert_eq!(receive.recv().unwrap(), 0, "the second owner got the committed file");
+            assert_eq!(receive.recv().unwrap(), 5, "the second owner does not see what the first has committed");
         });
         assert!(blobs.has(&digest, 5));
     }

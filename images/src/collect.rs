@@ -15,6 +15,8 @@ use crate::store::{Shared, Store, Usage, blocking, now, positions};
 
 /// An unfinished download that was not continued for so long is given up.
 const IDLE: Duration = Duration::from_secs(3600);
+/// With less than this part of the filesystem free no download is kept that nobody continues.
+const NEARLY_FULL: u64 = 10;
 /// How often, and how long, somebody who asked for a collection waits for another process' pull.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(250);
@@ -42,7 +44,7 @@ impl Store {
             let shared = store.shared();
             shared.leases.exclusively(|leased| {
                 let (roots, images) = world(shared, leased)?;
-                Ok(garbage::plan(&rules, &roots, &images, &look(shared, &roots, exact)?, now()))
+                Ok(garbage::plan(&rules, &roots, &images, &look(shared, &roots, exact, rules.downloads)?, now()))
             })
         })
         .await
@@ -69,7 +71,7 @@ impl Store {
             let shared = store.shared();
             let plan = shared.leases.exclusively(|leased| {
                 let (roots, images) = world(shared, leased)?;
-                Ok(garbage::plan(&Rules::default(), &roots, &images, &look(shared, &roots, false)?, now()))
+                Ok(garbage::plan(&Rules::default(), &roots, &images, &look(shared, &roots, false, false)?, now()))
             })?;
             let done = plan.map(|plan| carry_out(shared, &plan)).transpose()?.flatten();
             Ok(done.map(|done| done.freed.bytes))
@@ -96,7 +98,7 @@ impl Store {
             let record = shared.index.load()?.0;
             let gone = || Error::new(Kind::NotFound, format!("image {id} is not here"));
             let entry = record.images.iter().find(|entry| entry.config.to_string() == id).ok_or_else(gone)?;
-            let seen = look(shared, &Roots::default(), true)?.content;
+            let seen = look(shared, &Roots::default(), true, false)?.content;
             let sizes = content(entry).into_iter().filter_map(|content| seen.get(&content).copied());
             Ok(sizes.fold(Usage::default(), |all, one| Usage {
                 bytes: all.bytes + one.bytes,
@@ -159,17 +161,19 @@ fn carry_out(shared: &Shared, plan: &Plan) -> Result<Option<Done>> {
         })?;
         let (roots, images) = world(shared, leased)?;
         let needed: BTreeSet<&Content> = images.iter().flat_map(|image| &image.content).collect();
+        // First what needs no room to go: on a full disk the removal of a layer does.
+        for (name, bytes) in &plan.leftovers {
+            if shared.blobs.remove_leftover(name) {
+                done.freed = Usage { bytes: done.freed.bytes + bytes, inodes: done.freed.inodes + 1 };
+            }
+        }
         for (content, size) in plan.content.iter().filter(|(content, _)| !needed.contains(content)) {
             if !roots.keep(content) {
                 remove(shared, content)?;
                 done.freed = Usage { bytes: done.freed.bytes + size.bytes, inodes: done.freed.inodes + size.inodes };
             }
         }
-        for (name, bytes) in &plan.leftovers {
-            if shared.blobs.remove_leftover(name) {
-                done.freed = Usage { bytes: done.freed.bytes + bytes, inodes: done.freed.inodes + 1 };
-            }
-        }
+        shared.index.keep_reserve();
         Ok(done)
     })
 }
@@ -256,8 +260,15 @@ fn content(entry: &Entry) -> BTreeSet<Content> {
     blobs.chain(keys).collect()
 }
 
-fn look(shared: &Shared, roots: &Roots, exact: bool) -> Result<Seen> {
-    let mut seen = Seen { leftovers: shared.blobs.leftovers(IDLE)?, ..Seen::default() };
+fn look(shared: &Shared, roots: &Roots, exact: bool, all_downloads: bool) -> Result<Seen> {
+    let root = &shared.config.root;
+    let found = rustix::fs::statvfs(root).context(|| format!("stat the filesystem of {}", root.display()))?;
+    let (capacity, free) = (found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize);
+    let idle = match all_downloads || free < capacity / NEARLY_FULL {
+        true => Duration::ZERO,
+        false => IDLE,
+    };
+    let mut seen = Seen { leftovers: shared.blobs.leftovers(idle)?, filesystem: (capacity, free), ..Seen::default() };
     for (digest, bytes) in shared.blobs.list()? {
         seen.content.insert(Content::Blob(digest), Usage { bytes, inodes: 1 });
     }
@@ -269,8 +280,5 @@ fn look(shared: &Shared, roots: &Roots, exact: bool) -> Result<Seen> {
         };
         seen.content.insert(content, size);
     }
-    let root = &shared.config.root;
-    let found = rustix::fs::statvfs(root).context(|| format!("stat the filesystem of {}", root.display()))?;
-    seen.filesystem = (found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize);
     Ok(seen)
 }

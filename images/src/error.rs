@@ -3,6 +3,8 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io::ErrorKind;
+use std::path::Path;
 
 /// Result of every fallible function here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -57,6 +59,33 @@ impl Error {
     /// What a caller can act on.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Whether all this came about because a filesystem, or a quota on it, is full.
+    pub fn is_disk_full(&self) -> bool {
+        let mut next: Option<&(dyn StdError + 'static)> = Some(self);
+        while let Some(why) = next {
+            match why.downcast_ref::<std::io::Error>() {
+                Some(io) if matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => return true,
+                // What it carries is not among its sources, only what that was caused by.
+                Some(io) if io.get_ref().is_some() => next = io.get_ref().map(|inner| inner as _),
+                _ => next = why.source(),
+            }
+        }
+        false
+    }
+
+    /// The error, and if the disk below `root` is full, what to do about that.
+    #[must_use]
+    pub(crate) fn advised(self, root: &Path) -> Self {
+        match self.is_disk_full() && self.kind == Kind::System {
+            true => {
+                let root = root.display();
+                let advice = "make room there, for example with `gantry image prune`, and try again";
+                self.within(format!("the disk below {root} is full ({advice})"))
+            }
+            false => self,
+        }
     }
 }
 
@@ -135,6 +164,22 @@ mod tests {
         let e = Error::caused(Kind::System, "write blob sha256:ab", io).within("pull web:1");
         assert_eq!(e.to_string(), "pull web:1: write blob sha256:ab: No space left on device (os error 28)");
         assert_eq!(e.kind(), Kind::System);
+    }
+
+    #[test]
+    fn a_full_disk_is_seen_through_everything() {
+        let full = || Error::caused(Kind::System, "write blob", std::io::Error::from_raw_os_error(28));
+        assert!(full().within("layer 1").is_disk_full());
+        let carried: Result<()> = Err(through_io(full())).context(|| "unpack");
+        assert!(carried.unwrap_err().is_disk_full());
+        let twice = Error::caused(Kind::System, "unpack", through_io(full()));
+        assert!(twice.is_disk_full());
+        assert!(!Error::caused(Kind::System, "write", std::io::Error::from_raw_os_error(5)).is_disk_full());
+        assert_eq!(
+            full().advised(Path::new("/s")).to_string(),
+            "the disk below /s is full (make room there, for example with `gantry image prune`, and try again): \
+             write blob: No space left on device (os error 28)"
+        );
     }
 
     #[test]

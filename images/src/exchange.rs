@@ -102,7 +102,7 @@ impl Store {
             let entries = layout.entries(&limits)?;
             Ok((layout, entries))
         };
-        let (layout, entries) = blocking(open).await.context(what)?;
+        let (layout, entries) = blocking(open).await.map_err(|why| self.advised(why)).context(what)?;
         let platform = options.platform.clone().unwrap_or_else(Platform::host);
         let mut images = Vec::new();
         for (entry, tags) in import::choose(&entries, options.name.as_ref(), &platform).context(what)? {
@@ -114,7 +114,7 @@ impl Store {
                 let wanted = Wanted { tags, digests, platform, pinned: false, now: now() };
                 fetch::image(self.shared(), &layout, served, wanted, &progress).await
             };
-            images.push(self.by_id(&one.await.context(what)?)?);
+            images.push(self.by_id(&one.await.map_err(|why| self.advised(why)).context(what)?)?);
         }
         Ok(images)
     }

@@ -27,6 +27,9 @@ pub struct Rules {
     pub min_age: Duration,
     /// Once so much is taken, as many as are needed to come down to the second mark.
     pub marks: Option<(Mark, Mark)>,
+    /// Also downloads that were given up only now, so that they cannot be continued. On a filesystem that is nearly full
+    /// they go in any case.
+    pub downloads: bool,
     /// Only these; empty means all.
     pub only: BTreeSet<String>,
 }

@@ -21,6 +21,8 @@ use crate::fault;
 
 const VERSION: u32 = 1;
 const MOST: u64 = 1 << 30;
+/// Room kept for writing the index on a full disk, beyond its size.
+const RESERVE: u64 = 64 << 10;
 
 /// Everything that is written down.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -105,6 +107,7 @@ impl<T> Index<T> {
         let held = index.hold()?;
         index.clear(root)?;
         index.recover(rebuild)?;
+        index.keep_reserve();
         drop(held);
         index.load()?;
         Ok(index)
@@ -220,7 +223,38 @@ impl<T> Index<T> {
             let link = fault::point("keep the old index").and_then(|()| std::fs::hard_link(&self.path, &temporary));
             link.and_then(|()| disk::rename(&temporary, &old)).context(|| format!("write {}", old.display()))?;
         }
-        disk::replace(&self.path, &body)
+        match disk::replace(&self.path, &body) {
+            // What makes room must not need any. A larger index has to wait for room.
+            Err(why) if why.is_disk_full() && body.len() as u64 <= self.stamp()?.size => {
+                std::fs::remove_file(self.reserve()).context(|| why.to_string())?;
+                tracing::warn!("the disk is full: the index is written into the room that was kept for that");
+                disk::replace(&self.path, &body)
+            }
+            other => other,
+        }
+    }
+
+    fn reserve(&self) -> PathBuf {
+        self.path.with_file_name("reserve")
+    }
+
+    /// Keeps room for writing a smaller index on a full disk, so that images can be removed there.
+    pub(crate) fn keep_reserve(&self) {
+        let path = self.reserve();
+        let wanted = std::fs::metadata(&self.path).map_or(0, |index| index.len()) + RESERVE;
+        if std::fs::metadata(&path).is_ok_and(|kept| kept.len() >= wanted) {
+            return;
+        }
+        let make = || -> std::io::Result<()> {
+            let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+            let kept = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, wanted);
+            kept.inspect_err(|_| drop(std::fs::remove_file(&path)))?;
+            Ok(())
+        };
+        // On a disk that is full by now there is nothing to keep.
+        if let Err(why) = make() {
+            tracing::debug!(%why, "no room is kept for the index");
+        }
     }
 }
 

@@ -145,6 +145,11 @@ impl Store {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// What failed, with what to do if the store's disk is full.
+    pub(crate) fn advised(&self, why: Error) -> Error {
+        why.advised(&self.shared.config.root)
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
@@ -176,7 +181,7 @@ impl Store {
             };
             fetch::image(&self.shared, &registry, served, wanted, &progress).await
         };
-        let id = pull.await.context(|| format!("pull {from}"))?;
+        let id = pull.await.map_err(|why| self.advised(why)).context(|| format!("pull {from}"))?;
         self.by_id(&id)
     }
 
@@ -212,7 +217,8 @@ impl Store {
         let Some(image) = self.image(name) else { return Ok(false) };
         let id: Digest = image.id.parse()?;
         let shared = self.shared.clone();
-        let removed = blocking(move || shared.index.change(|record| Ok(record.remove(&id)))).await?;
+        let removed = blocking(move || shared.index.change(|record| Ok(record.remove(&id)))).await;
+        let removed = removed.map_err(|why| self.advised(why))?;
         self.collect().await?;
         Ok(removed)
     }
@@ -227,7 +233,8 @@ impl Store {
             None => name.to_string(),
         };
         let shared = self.shared.clone();
-        let found = blocking(move || shared.index.change(|record| Ok(record.untag(&name)))).await?;
+        let found = blocking(move || shared.index.change(|record| Ok(record.untag(&name)))).await;
+        let found = found.map_err(|why| self.advised(why))?;
         self.collect().await?;
         Ok(found)
     }
@@ -242,7 +249,8 @@ impl Store {
         let tag = name.tagged().filter(|_| name.digest().is_none());
         let tag = tag.ok_or_else(|| Error::new(Kind::InvalidArgument, format!("{name} is no tag")))?;
         let (shared, of) = (self.shared.clone(), id.clone());
-        match blocking(move || shared.index.change(|record| Ok(record.tag(&of, tag)))).await? {
+        let tagged = blocking(move || shared.index.change(|record| Ok(record.tag(&of, tag)))).await;
+        match tagged.map_err(|why| self.advised(why))? {
             true => self.by_id(&id),
             false => Err(missing()),
         }
@@ -297,7 +305,7 @@ impl Store {
             let (shared, owned) = (self.shared.clone(), key.to_owned());
             blocking(move || shared.rootfses.mount(&owned, &wanted, &shared.layers)).await
         };
-        let paths = mount.await.context(|| format!("rootfs {key} of {image_id}"))?;
+        let paths = mount.await.map_err(|why| self.advised(why)).context(|| format!("rootfs {key} of {image_id}"))?;
         self.shared.uses.touch(&image_id.parse()?);
         Ok(Rootfs { path: paths.merged, upper: paths.upper, image_id: image_id.to_owned() })
     }

@@ -190,7 +190,7 @@ impl Store {
     async fn examine(&self, watch: Watch) -> Result<Report> {
         let (shared, flag) = (self.shared().clone(), Arc::new(AtomicBool::new(false)));
         let _cancel = Cancel(flag.clone());
-        blocking(move || examine::run(&shared, flag, watch)).await
+        blocking(move || examine::run(&shared, flag, watch)).await.map_err(|why| self.advised(why))
     }
 
     /// Protects what all images have from garbage collection.

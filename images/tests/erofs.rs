@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -164,6 +165,38 @@ async fn every_kind_of_entry_is_the_same_in_both_forms() {
         assert_eq!(std::fs::read_dir(store.root().join("layers")).unwrap().count(), 0);
     }
     assert!(mounts(&house.path("")).is_empty());
+}
+
+/// One archive gives one image, byte by byte, whenever and wherever it is written: a damaged one is found by writing it
+/// again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_layer_gives_the_same_bytes() {
+    if !may_mount_images("the_same_layer_gives_the_same_bytes") {
+        return;
+    }
+    let house = House::new("erofs-bytes");
+    let layout = all_kinds(&house);
+    let mut written = Vec::new();
+    for name in ["one", "two/deeper"] {
+        let config = Config { layers: LayerForm::Erofs, ..Config::at(house.path(name)) };
+        let store = Store::open(Config { parallel_downloads: 1 + written.len(), ..config }).unwrap();
+        store.import(&layout, None).await.unwrap();
+        let all: BTreeMap<String, Vec<u8>> = images(&store)
+            .iter()
+            .map(|image| {
+                let key = image.parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+                (key, std::fs::read(image).unwrap())
+            })
+            .collect();
+        written.push(all);
+    }
+    assert_eq!(written[0].len(), 2);
+    assert_eq!(written[0].keys().collect::<Vec<_>>(), written[1].keys().collect::<Vec<_>>());
+    for (key, one) in &written[0] {
+        let other = &written[1][key];
+        let differ = one.iter().zip(other).position(|(one, other)| one != other);
+        assert!(one.len() == other.len() && differ.is_none(), "{key} differs at byte {differ:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,11 +6,15 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use gantry_images::{Config, PullOptions, Reference, Store, Verify, Watch, quiet};
+use support::content::Content;
 use support::http::{Answer, Server};
 use support::tape::{self, Packing, Tape};
 use support::{House, may_mount};
@@ -26,6 +30,10 @@ async fn child() {
     let words: Vec<&str> = job.split('|').collect();
     let (store, name) = (Store::open(Config::at(words[1])).unwrap(), words[2]);
     let reference: Reference = name.parse().unwrap();
+    if words[0] == "once" {
+        store.pull(&reference, &PullOptions::default(), quiet()).await.unwrap();
+        return;
+    }
     for round in 0..ROUNDS {
         match words[0] {
             // Comes and goes, and runs in between.
@@ -114,4 +122,46 @@ async fn nothing_is_lost_between_processes() {
     store.collect().await.unwrap().unwrap();
     let count = |dir: &str| std::fs::read_dir(root.join(dir)).unwrap().count();
     assert_eq!((count("layers"), count("unpack"), count("rootfs"), count("ingest")), (2, 0, 0, 0));
+}
+
+/// Somebody waits for the lock on a file in `dir`: a line `1: -> FLOCK … major:minor:inode …` of proc_locks(5).
+fn is_awaited(dir: &Path) -> bool {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let inodes: Vec<String> = files.filter_map(|file| Some(format!(":{} ", file.metadata().ok()?.ino()))).collect();
+    let locks = std::fs::read_to_string("/proc/locks").unwrap();
+    locks.lines().any(|line| line.contains("-> FLOCK") && inodes.iter().any(|inode| line.contains(inode)))
+}
+
+/// The registry holds the first download back until the other process waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_share_one_download() {
+    if !may_mount("two_processes_share_one_download") {
+        return;
+    }
+    let house = House::new("two-pulls");
+    let content = Content::new(&house);
+    let (ingest, awaited) = (house.path("store/ingest"), Arc::new(AtomicBool::new(false)));
+    let (served, seen) = (content.clone(), awaited.clone());
+    let server = Server::start(move |asked| {
+        let end = Instant::now() + Duration::from_secs(30);
+        while served.is_layer(asked) && !seen.load(Ordering::SeqCst) && Instant::now() < end {
+            seen.store(is_awaited(&ingest), Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        served.answer(asked)
+    });
+    let name = format!("{}/app:1", server.address);
+    let children: Vec<Child> = (0..2).map(|_| start(&house.path("store"), "once", &name, "")).collect();
+    for child in children {
+        let done = child.wait_with_output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    assert!(awaited.load(Ordering::SeqCst), "the second process did not wait for the first");
+    let asked = server.asked.lock().unwrap().iter().filter(|asked| content.is_layer(asked)).count();
+    assert_eq!(asked, 1, "the layer was asked for more than once");
+    let store = house.store();
+    let report = store.verify(&Verify::default(), Arc::new(|_| {})).await.unwrap();
+    assert!(report.faults.is_empty(), "{report}");
+    let count = |dir: &str| std::fs::read_dir(house.path("store").join(dir)).unwrap().count();
+    assert_eq!((store.images().len(), count("layers"), count("unpack"), count("ingest")), (1, 1, 0, 0));
 }

@@ -21,6 +21,7 @@ fn rules(request: &Request) -> Result<Rules> {
         max_age: older.map(|span| span.0),
         min_age: newer.0,
         marks: mark.map(|mark| (mark, mark)),
+        downloads: true,
         ..Rules::default()
     })
 }
