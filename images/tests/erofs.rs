@@ -11,22 +11,7 @@ use std::process::Command;
 
 use gantry_images::{Config, LayerForm, Store};
 use support::tape::{self, Head, Packing, Tape, head};
-use support::{House, listing, may_mount, mounts};
-
-/// True if this kernel mounts images from files; else says so where it is seen.
-fn may_mount_images(test: &str) -> bool {
-    if !may_mount(test) {
-        return false;
-    }
-    let house = House::new("erofs-probe");
-    match Store::open(Config { layers: LayerForm::Erofs, ..house.config() }) {
-        Ok(_) => true,
-        Err(why) => {
-            eprintln!("SKIPPED {test}: {why}");
-            false
-        }
-    }
-}
+use support::{House, forms::may_mount_images, listing, mounts};
 
 fn open(house: &House, form: LayerForm) -> Store {
     Store::open(Config { layers: form, ..Config::at(house.path(&format!("{form:?}"))) }).unwrap()

@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use gantry_images::{Config, Digest, PullOptions, Reference, Store, quiet};
+use gantry_images::{Config, Digest, LayerForm, PullOptions, Reference, Store, quiet};
 use support::http::Server;
 use support::tape::{self, Packing, Tape};
-use support::{House, listing, may_mount, mounts};
+use support::{House, forms::may_mount_images, listing, may_mount, mounts};
 
 const JOB: &str = "GANTRY_IMAGES_FAULT_JOB";
 const FAULT: &str = "GANTRY_IMAGE_FAULT";
@@ -27,14 +27,15 @@ async fn child() {
     let job = std::env::var(JOB).unwrap();
     let words: Vec<&str> = job.split('|').collect();
     // An error is what the test wants to see, in one line and without the noise of a panic.
-    if let Err(why) = carry_out(words[0], Path::new(words[1]), words[2]).await {
+    let layers = if words[3] == "erofs" { LayerForm::Erofs } else { LayerForm::Directories };
+    if let Err(why) = carry_out(words[0], Config { layers, ..Config::at(words[1]) }, words[2]).await {
         eprintln!("error: {why}");
         std::process::exit(3);
     }
 }
 
-async fn carry_out(job: &str, store: &Path, argument: &str) -> gantry_images::Result<()> {
-    let store = Store::open(Config { parallel_downloads: 1, ..Config::at(store) })?;
+async fn carry_out(job: &str, config: Config, argument: &str) -> gantry_images::Result<()> {
+    let store = Store::open(Config { parallel_downloads: 1, ..config })?;
     match job {
         "pull" => {
             let image = store.pull(&argument.parse()?, &PullOptions::default(), quiet()).await?;
@@ -57,12 +58,13 @@ struct Flow {
     server: Server,
     name: Reference,
     layout: PathBuf,
+    form: LayerForm,
     /// What every layer's directory holds when it is whole, by its name.
     layers: BTreeMap<String, Vec<String>>,
 }
 
 impl Flow {
-    async fn new(name: &str) -> Self {
+    async fn new(name: &str, form: LayerForm) -> Self {
         let house = House::new(name);
         let layer = |seed: u32| {
             let tape =
@@ -74,12 +76,12 @@ impl Flow {
         let layout = tape::layout(&house.path("oci"), "app:1", &layers);
         let server = Server::of_layout(&layout, "app");
         let name = format!("{}/app:1", server.address).parse().unwrap();
-        let mut flow = Self { house, server, name, layout, layers: BTreeMap::new() };
+        let mut flow = Self { house, server, name, layout, form, layers: BTreeMap::new() };
         flow.prepare(&["pull"]);
         for entry in std::fs::read_dir(flow.store().join("layers")).unwrap() {
             let path = entry.unwrap().path();
             let key = path.file_name().unwrap().to_string_lossy().into_owned();
-            flow.layers.insert(key, listing::of_layer(&path.join("diff")));
+            flow.layers.insert(key, listing::of_either(&path));
         }
         assert_eq!(flow.layers.len(), 2);
         flow
@@ -87,6 +89,10 @@ impl Flow {
 
     fn store(&self) -> PathBuf {
         self.house.path("store")
+    }
+
+    fn open(&self) -> Store {
+        Store::open(Config { layers: self.form, ..Config::at(self.store()) }).unwrap()
     }
 
     fn argument(&self, job: &str) -> String {
@@ -99,7 +105,8 @@ impl Flow {
     fn run(&self, job: &str, fault: Option<&str>) -> Output {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "child", "--ignored", "--test-threads=1", "--nocapture"]);
-        command.env(JOB, format!("{job}|{}|{}", self.store().display(), self.argument(job)));
+        let form = if self.form == LayerForm::Erofs { "erofs" } else { "directories" };
+        command.env(JOB, format!("{job}|{}|{}|{form}", self.store().display(), self.argument(job)));
         if let Some(fault) = fault {
             command.env(FAULT, fault);
         }
@@ -127,13 +134,13 @@ impl Flow {
         for entry in std::fs::read_dir(self.store().join("layers")).unwrap() {
             let path = entry.unwrap().path();
             let key = path.file_name().unwrap().to_string_lossy().into_owned();
-            assert_eq!(listing::of_layer(&path.join("diff")), self.layers[&key], "{when}: layer {key} is not whole");
+            assert_eq!(listing::of_either(&path), self.layers[&key], "{when}: layer {key} is not whole");
         }
     }
 
     /// Everything is taken away, and then nothing is left.
     async fn clear(&self, when: &str) {
-        let open = Store::open(Config::at(self.store())).unwrap();
+        let open = self.open();
         for key in open.rootfs_keys().unwrap() {
             open.release_rootfs(&key).await.unwrap();
         }
@@ -174,7 +181,7 @@ impl Flow {
             self.check(&when);
             self.prepare(&[job]);
             self.check(&when);
-            let store = Store::open(Config::at(self.store())).unwrap();
+            let store = self.open();
             assert_eq!(std::fs::read_dir(self.store().join("unpack")).unwrap().count(), 0, "{when}: stray directories");
             after(&store).await;
         }
@@ -186,7 +193,7 @@ async fn walk_all(name: &str, effect: &str) {
     if !may_mount(name) {
         return;
     }
-    let flow = Flow::new(name).await;
+    let flow = Flow::new(name, LayerForm::Directories).await;
     assert!(flow.server.address.port() > 0);
     let whole = listing::of(&flow.store().join("rootfs/c/merged"));
     let names = |store: &Store| store.images().iter().map(|image| image.repo_tags.join(" ")).collect::<Vec<_>>();
@@ -220,4 +227,38 @@ async fn the_disk_fails_at_every_step() {
 #[tokio::test]
 async fn the_disk_is_full_at_every_step() {
     walk_all("the_disk_is_full_at_every_step", ":ENOSPC").await;
+}
+
+/// The same for layers that are EROFS images: written, synced, mounted, looked into by the layer above, unmounted.
+async fn walk_images(name: &str, effect: &str) {
+    if !may_mount_images(name) {
+        return;
+    }
+    let flow = Flow::new(name, LayerForm::Erofs).await;
+    let whole = listing::of(&flow.store().join("rootfs/c/merged"));
+    assert_eq!(mounts(&flow.store()).len(), 3, "two layers and the root filesystem are mounted");
+    let pulled = async |store: &Store| {
+        assert_eq!(store.images().len(), 1);
+        assert!(listing::of(&flow.store().join("rootfs/c/merged")) == whole, "the root filesystem differs");
+    };
+    let pull = flow.walk(&[], "pull", effect, pulled).await;
+    let removed = async |store: &Store| assert!(store.images().is_empty() && mounts(store.root()).is_empty());
+    let remove = flow.walk(&["pull"], "remove", effect, removed).await;
+    eprintln!("{name}: pull {pull}, remove {remove}");
+    assert!(pull > 40 && remove > 10, "pull {pull}, remove {remove}");
+}
+
+#[tokio::test]
+async fn killed_before_every_step_with_images() {
+    walk_images("killed_before_every_step_with_images", "").await;
+}
+
+#[tokio::test]
+async fn the_disk_fails_at_every_step_with_images() {
+    walk_images("the_disk_fails_at_every_step_with_images", ":EIO").await;
+}
+
+#[tokio::test]
+async fn the_disk_is_full_at_every_step_with_images() {
+    walk_images("the_disk_is_full_at_every_step_with_images", ":ENOSPC").await;
 }

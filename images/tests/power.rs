@@ -26,6 +26,8 @@ use std::process::{Command, Stdio};
 use disk::{Mounted, Recorded};
 use examine::{Damage, Examination};
 use flow::World;
+use gantry_images::LayerForm;
+use support::forms::may_mount_images;
 use support::{House, may_mount};
 
 const JOB: &str = "GANTRY_IMAGES_POWER_JOB";
@@ -38,7 +40,8 @@ const CUTS: &str = "GANTRY_POWER_CUTS";
 async fn child() {
     let job = std::env::var(JOB).unwrap();
     let words: Vec<&str> = job.split('|').collect();
-    let world = World::new(Path::new(words[2]));
+    let form = if words[3] == "erofs" { LayerForm::Erofs } else { LayerForm::Directories };
+    let world = World::new(Path::new(words[2]), form);
     world.run(Path::new(words[0]), Path::new(words[1])).await.unwrap();
 }
 
@@ -63,7 +66,7 @@ fn may_record(test: &str, kind: &str) -> bool {
 }
 
 /// Does the flow on a recorded disk; the log of it.
-fn record(house: &House, kind: &str, syncs: bool) -> PathBuf {
+fn record(house: &House, kind: &str, form: LayerForm, syncs: bool) -> PathBuf {
     let dir = house.path("recorded");
     let disk = Recorded::new(&dir);
     let args: &[&str] = match kind {
@@ -85,7 +88,8 @@ fn record(house: &House, kind: &str, syncs: bool) -> PathBuf {
     let mounted = Mounted::device(kind, device, &at, often);
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "child", "--ignored", "--test-threads=1", "--nocapture"]);
-    child.env(JOB, format!("{}|{device}|{}", at.join("store").display(), house.path("child").display()));
+    let layers = if form == LayerForm::Erofs { "erofs" } else { "directories" };
+    child.env(JOB, format!("{}|{device}|{}|{layers}", at.join("store").display(), house.path("child").display()));
     if !syncs {
         child.env("GANTRY_IMAGE_NOSYNC", "1");
     }
@@ -95,8 +99,17 @@ fn record(house: &House, kind: &str, syncs: bool) -> PathBuf {
     disk.finish()
 }
 
-async fn examine(test: &str, kind: &str, log: &Path, house: &House, cuts: usize) -> (usize, Vec<Damage>) {
-    let world = World::new(&house.path("world"));
+/// What is examined: the filesystem, and what layers are kept as.
+#[derive(Clone, Copy)]
+struct Run<'a> {
+    test: &'a str,
+    kind: &'a str,
+    form: LayerForm,
+}
+
+async fn examine(run: &Run<'_>, log: &Path, house: &House, cuts: usize) -> (usize, Vec<Damage>) {
+    let Run { test, kind, form } = *run;
+    let world = World::new(&house.path("world"), form);
     let examination = Examination::new(kind, log, &house.path("examined"), &world).await;
     let points = examination.points(cuts);
     let mut damaged = Vec::new();
@@ -107,30 +120,39 @@ async fn examine(test: &str, kind: &str, log: &Path, house: &House, cuts: usize)
     (points.len(), damaged)
 }
 
-async fn no_corruption(test: &str, kind: &str, otherwise: usize) {
+async fn no_corruption(run: Run<'_>, otherwise: usize) {
+    let Run { test, kind, form } = run;
     if !may_record(test, kind) {
         return;
     }
-    let house = House::new(&format!("power-{kind}"));
-    let log = record(&house, kind, true);
-    let (tried, damaged) = examine(test, kind, &log, &house, cuts(otherwise)).await;
+    let house = House::new(&format!("power-{kind}-{form:?}"));
+    let log = record(&house, kind, form, true);
+    let (tried, damaged) = examine(&run, &log, &house, cuts(otherwise)).await;
     assert_eq!(tried, cuts(otherwise));
     assert!(damaged.is_empty(), "{test}: {damaged:#?}");
 }
 
 #[tokio::test]
 async fn power_cut_on_ext4() {
-    no_corruption("power_cut_on_ext4", "ext4", 24).await;
+    no_corruption(Run { test: "power_cut_on_ext4", kind: "ext4", form: LayerForm::Directories }, 24).await;
+}
+
+#[tokio::test]
+async fn power_cut_on_ext4_with_images() {
+    let test = "power_cut_on_ext4_with_images";
+    if may_mount_images(test) {
+        no_corruption(Run { test, kind: "ext4", form: LayerForm::Erofs }, 8).await;
+    }
 }
 
 #[tokio::test]
 async fn power_cut_on_xfs() {
-    no_corruption("power_cut_on_xfs", "xfs", 8).await;
+    no_corruption(Run { test: "power_cut_on_xfs", kind: "xfs", form: LayerForm::Directories }, 8).await;
 }
 
 #[tokio::test]
 async fn power_cut_on_btrfs() {
-    no_corruption("power_cut_on_btrfs", "btrfs", 8).await;
+    no_corruption(Run { test: "power_cut_on_btrfs", kind: "btrfs", form: LayerForm::Directories }, 8).await;
 }
 
 /// The test can fail: a store that syncs nothing is found corrupt.
@@ -141,8 +163,9 @@ async fn without_syncs_corruption_is_found() {
         return;
     }
     let house = House::new("power-nosync");
-    let log = record(&house, "ext4", false);
-    let (_, damaged) = examine(test, "ext4", &log, &house, 24).await;
+    let run = Run { test, kind: "ext4", form: LayerForm::Directories };
+    let log = record(&house, run.kind, run.form, false);
+    let (_, damaged) = examine(&run, &log, &house, 24).await;
     assert!(!damaged.is_empty(), "a store without syncs came through");
     let torn = |damage: &&Damage| damage.what.contains(" is wrong and ") || damage.what.contains(" is not whole");
     let torn = damaged.iter().filter(torn).count();

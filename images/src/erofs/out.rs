@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::erofs::format::{BLOCK, SLOT};
 use crate::error::{Context, Error, Kind, Result};
+use crate::fault;
 
 /// Bytes of data that are gathered before they are written.
 const BUFFER: usize = 256 << 10;
@@ -75,7 +76,7 @@ impl Out {
             self.data_at = at;
         }
         if self.data.is_empty() && bytes.len() >= BUFFER / 2 {
-            self.file.write_all_at(bytes, at).context(|| "write the image")?;
+            self.put(bytes, at)?;
             self.data_at = at + bytes.len() as u64;
             return Ok(());
         }
@@ -86,8 +87,16 @@ impl Out {
         Ok(())
     }
 
+    fn put(&self, bytes: &[u8], at: u64) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let write = fault::point("write an image").and_then(|()| self.file.write_all_at(bytes, at));
+        write.context(|| "write the image")
+    }
+
     fn flush_data(&mut self) -> Result<()> {
-        self.file.write_all_at(&self.data, self.data_at).context(|| "write the image")?;
+        self.put(&self.data, self.data_at)?;
         self.data_at += self.data.len() as u64;
         self.data.clear();
         Ok(())
@@ -109,7 +118,7 @@ impl Out {
     }
 
     fn flush_segment(&mut self) -> Result<()> {
-        self.file.write_all_at(&self.segment, self.segment_at).context(|| "write the image")?;
+        self.put(&self.segment, self.segment_at)?;
         self.segment_at += self.segment.len() as u64;
         self.segment.clear();
         Ok(())

@@ -9,6 +9,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 
 use crate::erofs::image::Image;
 use crate::error::{Context, Error, Kind, Result};
+use crate::fault;
 
 /// A mounted image that has no place in the tree of files: gone with its descriptor, also when its owner is killed.
 pub(crate) struct Detached(OwnedFd);
@@ -28,6 +29,7 @@ impl Detached {
 pub(crate) fn detached(image: &Path) -> Result<Detached> {
     let what = || format!("mount the image {}", image.display());
     let unsupported = |why: &str| Error::new(Kind::Unsupported, format!("{}: {why}", what()));
+    fault::point("mount an image").context(what)?;
     let context = match rustix::mount::fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC) {
         Err(Errno::NODEV) => return Err(unsupported("the kernel has no EROFS: modprobe erofs, or build it in")),
         Err(Errno::NOSYS) => return Err(unsupported("the kernel is older than 5.2")),
@@ -56,6 +58,7 @@ pub(crate) fn mount(image: &Path, at: &Path) -> Result<()> {
 
 /// Puts a detached mount on a directory.
 pub(crate) fn attach(mount: &OwnedFd, at: &Path) -> Result<()> {
+    fault::point("show a mount").context(|| format!("mount on {}", at.display()))?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     rustix::mount::move_mount(mount, "", rustix::fs::CWD, at, flags).context(|| format!("mount on {}", at.display()))
 }

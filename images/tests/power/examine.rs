@@ -73,7 +73,7 @@ impl<'a> Examination<'a> {
         }
         for entry in std::fs::read_dir(root.join("layers")).unwrap() {
             let path = entry.unwrap().path();
-            layers.insert(name_of(&path), listing::of_layer(&path.join("diff")));
+            layers.insert(name_of(&path), listing::of_either(&path));
         }
         Self { kind: kind.into(), log, marks, layers, trees, dir: dir.to_owned(), world }
     }
@@ -178,7 +178,8 @@ impl<'a> Examination<'a> {
         }
         for path in below(&root.join("layers")) {
             let whole = self.layers.get(&name_of(&path)).ok_or_else(|| format!("{} is no layer", path.display()))?;
-            let found = path.join("diff").is_dir().then(|| listing::of_layer(&path.join("diff")));
+            let is_here = path.join("diff").is_dir() || path.join("image.erofs").is_file();
+            let found = is_here.then(|| listing::of_either(&path));
             if found.as_ref() != Some(whole) || !path.join("layer.json").is_file() {
                 let wrong = found.iter().flatten().find(|line| !whole.contains(line)).cloned().unwrap_or_default();
                 return Err(format!("layer {} is not whole: {wrong}", name_of(&path)));

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use gantry_images::{Config, PullOptions, Reference, Store, quiet};
+use gantry_images::{Config, LayerForm, PullOptions, Reference, Store, quiet};
 
 use super::disk::FILES;
 use super::log::{Kind, Log};
@@ -77,12 +77,14 @@ fn layer(seed: u32) -> Vec<u8> {
 pub struct World {
     layouts: PathBuf,
     hosts: PathBuf,
+    /// What layers are kept as.
+    form: LayerForm,
     _server: Server,
 }
 
 impl World {
     /// Makes the images below `dir`, and serves them.
-    pub fn new(dir: &Path) -> Self {
+    pub fn new(dir: &Path, form: LayerForm) -> Self {
         let (layouts, hosts) = (dir.join("layouts"), dir.join("hosts"));
         images(&layouts);
         let served = layouts.clone();
@@ -90,12 +92,12 @@ impl World {
         let host = hosts.join("registry.test");
         std::fs::create_dir_all(&host).unwrap();
         std::fs::write(host.join("hosts.toml"), format!("server = \"http://{}\"\n", server.address)).unwrap();
-        Self { layouts, hosts, _server: server }
+        Self { layouts, hosts, form, _server: server }
     }
 
     /// Opens the store at `root`.
     pub fn open(&self, root: &Path) -> gantry_images::Result<Store> {
-        Store::open(Config { hosts_dir: Some(self.hosts.clone()), ..Config::at(root) })
+        Store::open(Config { hosts_dir: Some(self.hosts.clone()), layers: self.form, ..Config::at(root) })
     }
 
     /// Brings an image in; its id.

@@ -3,7 +3,7 @@
 
 use gantry_images::{Config, LayerForm, RootfsDriver, Store};
 
-use super::House;
+use super::{House, may_mount};
 
 /// The forms that this machine has, by name, each with a store of its own in `house`.
 pub fn forms(house: &House) -> Vec<(&'static str, Config)> {
@@ -23,4 +23,19 @@ pub fn forms(house: &House) -> Vec<(&'static str, Config)> {
         }
     };
     all.into_iter().filter_map(config).collect()
+}
+
+/// True if this kernel mounts images from files; else says so where it is seen.
+pub fn may_mount_images(test: &str) -> bool {
+    if !may_mount(test) {
+        return false;
+    }
+    let house = House::new("erofs-probe");
+    match Store::open(Config { layers: LayerForm::Erofs, ..house.config() }) {
+        Ok(_) => true,
+        Err(why) => {
+            eprintln!("SKIPPED {test}: {why}");
+            false
+        }
+    }
 }

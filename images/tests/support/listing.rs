@@ -22,6 +22,14 @@ pub fn of_layer(root: &Path) -> Vec<String> {
     of(root).into_iter().map(timeless).collect()
 }
 
+/// A layer's home: what its directory holds, or the digest of its image, which the layer alone determines.
+pub fn of_either(home: &Path) -> Vec<String> {
+    match std::fs::read(home.join("image.erofs")) {
+        Ok(image) => vec![format!("image {} {}", image.len(), gantry_images::Digest::of(&image).hex())],
+        Err(_) => of_layer(&home.join("diff")),
+    }
+}
+
 fn walk(root: &Path, relative: &Path, first: &mut HashMap<u64, String>, lines: &mut Vec<String>) {
     let path = root.join(relative);
     let meta = std::fs::symlink_metadata(&path).unwrap();
