@@ -241,7 +241,7 @@ impl Layers {
     /// `input` is read to its end also when unpacking fails, so that its own digest can be judged.
     pub(crate) fn unpack(
         &self,
-        input: &mut dyn Read,
+        input: &mut (dyn Read + Send),
         size: u64,
         position: &Position,
         limits: &Limits,

@@ -14,7 +14,7 @@ const FRAME: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 ///
 /// # Errors
 /// [`Kind::TooLarge`] for a larger window; errors of the source keep their kind.
-pub(crate) fn decompress<'a>(mut input: impl BufRead + 'a, window: u64) -> Result<Box<dyn Read + 'a>> {
+pub(crate) fn decompress<'a>(mut input: impl BufRead + Send + 'a, window: u64) -> Result<Box<dyn Read + Send + 'a>> {
     let head = input.fill_buf().context(|| "layer")?;
     Ok(match head {
         [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(input)),

@@ -38,7 +38,7 @@ impl Layers {
     /// `below`, lowest first. It is never committed.
     pub(crate) fn skeleton(
         &self,
-        input: &mut dyn Read,
+        input: &mut (dyn Read + Send),
         size: u64,
         position: &Position,
         limits: &Limits,
