@@ -222,6 +222,8 @@ impl<T> Index<T> {
             drop(std::fs::remove_file(&temporary));
             let link = fault::point("keep the old index").and_then(|()| std::fs::hard_link(&self.path, &temporary));
             link.and_then(|()| disk::rename(&temporary, &old)).context(|| format!("write {}", old.display()))?;
+            // Two names of one file, which a writer that was killed here left, are not renamed (rename(2)).
+            drop(std::fs::remove_file(&temporary));
         }
         match disk::replace(&self.path, &body) {
             // What makes room must not need any. A larger index has to wait for room.
@@ -452,5 +454,20 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         std::fs::write(dir.path().join("index.old.json"), "").unwrap();
         assert_eq!(*open().load().unwrap().1, ["r@from blobs"]);
+    }
+
+    #[test]
+    fn a_writer_killed_between_old_and_new_leaves_nothing() {
+        let dir = Scratch::new("index-killed");
+        let index = Index::open(dir.path(), |record: &Record| Ok(names(record)), Vec::new).unwrap();
+        add(&index, "a");
+        // The old index stands already, the new one does not yet.
+        let old = dir.path().join("index.old.json");
+        drop(std::fs::remove_file(&old));
+        std::fs::hard_link(dir.path().join("index.json"), &old).unwrap();
+        add(&index, "b");
+        let left = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let strays: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with('.')).collect();
+        assert!(strays.is_empty(), "{strays:?}");
     }
 }
