@@ -42,8 +42,8 @@ impl Drop for Listener {
     }
 }
 
-/// Both directions until either ends. `came`: told how many bytes came from `there` with each piece.
-fn join(here: TcpStream, there: TcpStream, came: impl Fn(usize) + Send) {
+/// Both directions until either ends. `came`: told how many bytes came from `there` with each piece; false ends it.
+fn join(here: TcpStream, there: TcpStream, came: impl Fn(usize) -> bool + Send) {
     let (mut up_from, mut up_to) = (here.try_clone().unwrap(), there.try_clone().unwrap());
     std::thread::spawn(move || {
         drop(std::io::copy(&mut up_from, &mut up_to));
@@ -52,10 +52,9 @@ fn join(here: TcpStream, there: TcpStream, came: impl Fn(usize) + Send) {
     let (mut from, mut to) = (there, here);
     let mut buffer = vec![0; 64 << 10];
     while let Ok(count) = from.read(&mut buffer) {
-        if count == 0 || to.write_all(&buffer[..count]).is_err() {
+        if count == 0 || to.write_all(&buffer[..count]).is_err() || !came(count) {
             break;
         }
-        came(count);
     }
     drop((from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both)));
 }
@@ -68,8 +67,8 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// `came` is told how many bytes have come back so far, before the next ones are read.
-    pub fn start(to: SocketAddr, came: impl Fn(usize) + Send + Sync + 'static) -> Self {
+    /// `came` is told how many bytes have come back so far, before the next ones are read; false cuts the connection.
+    pub fn start(to: SocketAddr, came: impl Fn(usize) -> bool + Send + Sync + 'static) -> Self {
         let connections = Arc::new(AtomicUsize::new(0));
         let (count, sum, came) = (connections.clone(), Arc::new(AtomicUsize::new(0)), Arc::new(came));
         let listener = Listener::start(move |here| {
@@ -142,7 +141,7 @@ fn serve(mut here: TcpStream, to: SocketAddr, wanted: &str, log: &Mutex<Vec<Stri
             .write_all(format!("{} /{path} HTTP/1.1\r\nconnection: close\r\n{lines}\r\n", words[0]).as_bytes())
             .unwrap();
     }
-    join(here, there, |_| ());
+    join(here, there, |_| true);
 }
 
 /// A SOCKS 5 proxy (RFC 1928, RFC 1929) that wants `me` and `canary`, and for which every name is one address.
@@ -184,6 +183,6 @@ fn socks(mut here: TcpStream, to: SocketAddr, log: &Mutex<Vec<String>>) -> std::
     take(&mut here, 2)?;
     log.lock().unwrap().push(String::from_utf8(name).unwrap());
     here.write_all(&[5, 0, 0, 1, 127, 0, 0, 1, 0, 0])?;
-    join(here, TcpStream::connect(to)?, |_| ());
+    join(here, TcpStream::connect(to)?, |_| true);
     Ok(())
 }
