@@ -117,8 +117,8 @@ impl<'a> Examination<'a> {
                 (false, 0) => continue,
                 (false, _) => match random.below(4) {
                     0 => continue,
-                    // Torn: some sectors of it.
-                    1 => random.below(entry.length / 512) * 512,
+                    // Torn: some sectors of it, of 4 KiB as disks have them; ext4's superblock does not survive less.
+                    1 => random.below(entry.length.div_ceil(4096)) * 4096,
                     _ => u64::MAX,
                 },
             };
